@@ -1,0 +1,3 @@
+# What every locally trained config needs beside `model.backbone` and `optim_wrapper.type`.
+custom_hooks = [dict(type='man_mm.FeatureBankHook'), dict(type='man_mm.EpochSeedHook')]
+find_unused_parameters = True

@@ -1,0 +1,11 @@
+"""Supervised local learning with a feature bank (MAN) for OpenMMLab models.
+
+Importing this package needs torch and mmengine only; OpenMMLab's task libraries are reached through their registries.
+"""
+
+from .compat import allow_checkpoint_globals
+
+__version__ = '0.1.0'
+__all__ = ['__version__']
+
+allow_checkpoint_globals()

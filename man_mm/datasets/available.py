@@ -1,0 +1,52 @@
+"""Is the data that a config names there? Asked before anything is built."""
+
+import os.path as osp
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ['missing_data']
+
+
+def missing_data(cfg: Mapping[str, Any], loaders: tuple[str, ...]) -> str | None:
+    """Return one sentence on the first annotation file or image folder that is missing, or None.
+
+    Args:
+        cfg: A whole config.
+        loaders: Keys of the data loaders to look at, e.g. `('train_dataloader', 'val_dataloader')`.
+    """
+    for loader in loaders:
+        for place, dataset in _leaves((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
+            for key, path in _paths(dataset):
+                if not osp.exists(path):
+                    root = dataset.get('data_root') or osp.dirname(path)
+                    return (
+                        f'The data set is missing: {place}.{key} is {path!r}, which does not exist. Put the data under '
+                        f'{root!r} (relative to {osp.abspath(".")!r}), laid out as this config says and as upstream '
+                        f'prepares it, or link it there, or set {place}.data_root.'
+                    )
+    return None
+
+
+def _leaves(dataset: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Data sets below wrappers such as RepeatDataset (`dataset`) and ConcatDataset (`datasets`)."""
+    if not isinstance(dataset, Mapping):
+        return
+    if 'dataset' in dataset:
+        yield from _leaves(dataset['dataset'], f'{place}.dataset')
+    elif 'datasets' in dataset:
+        for i, inner in enumerate(dataset['datasets']):
+            yield from _leaves(inner, f'{place}.datasets.{i}')
+    elif not dataset.get('backend_args'):  # files of a remote backend are not looked for here
+        yield place, dataset
+
+
+def _paths(dataset: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    root = dataset.get('data_root') or ''
+    if dataset.get('ann_file'):
+        yield 'ann_file', osp.join(root, dataset['ann_file'])
+    prefixes = dataset.get('data_prefix') or {}
+    if isinstance(prefixes, str):
+        prefixes = {'': prefixes}
+    for key, prefix in prefixes.items():
+        if isinstance(prefix, str):
+            yield f'data_prefix.{key}'.rstrip('.'), osp.join(root, prefix)

@@ -1,0 +1,129 @@
+"""Hooks: FeatureBankHook brings inputs, targets and losses to the modules; EpochSeedHook makes resuming exact."""
+
+import inspect
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.runner import Runner, set_random_seed
+from torch import nn
+
+from ..local import LocalBackbone, find_local_backbone
+from ..readout import build_readout
+from ..registry import HOOKS
+from .optim_wrapper import LocalOptimWrapper
+
+__all__ = ['EpochSeedHook', 'FeatureBankHook']
+
+LOGS = ('terms', 'total')
+
+
+@HOOKS.register_module()
+class FeatureBankHook(Hook):
+    """Opens the feature bank with every training batch, closes it after the forward, also when it raises.
+
+    Checks the whole set-up before training, binds the readout that fits the model, and logs under `local_MM/*` what the
+    local losses were, and under `bank_mib` what the bank held at most.
+
+    Args:
+        log: `terms` logs every local loss term, `total` one number a module.
+    """
+
+    def __init__(self, log: str = 'terms') -> None:
+        if log not in LOGS:
+            raise ValueError(f'FeatureBankHook.log={log!r} must be one of {LOGS}.')
+        self.log = log
+        self._backbone: LocalBackbone | None = None
+        self._handles: list[Any] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Check, and start to listen to the model's forward.
+
+        Raises:
+            ValueError: If optim wrapper, distributed wrapper, model or auxiliary do not fit together.
+        """
+        host = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        backbone = find_local_backbone(host)
+        if backbone.num_modules == 1:
+            return
+        if not isinstance(runner.optim_wrapper, LocalOptimWrapper):
+            raise ValueError(
+                f"optim_wrapper.type is {type(runner.optim_wrapper).__name__}, but must be 'man_mm.LocalOptimWrapper' "
+                "(with --amp 'man_mm.LocalAmpOptimWrapper'; upstream's own tools/train.py --amp replaces it)."
+            )
+        _check_wrapper(runner.model)
+        if getattr(host, 'backbone', None) is not backbone:
+            raise ValueError(f'{type(host).__name__} must hold the LocalBackbone itself, as model.backbone.')
+        readout = build_readout(host, backbone.num_modules)
+        readout.check(backbone.auxiliaries[0])
+        backbone.readout, self._backbone = readout, backbone
+        self._handles = [
+            host.register_forward_pre_hook(self._open, with_kwargs=True),
+            host.register_forward_hook(self._close, always_call=True),
+            *readout.scale_shared_gradients(backbone.auxiliaries[0]),
+        ]
+
+    def _open(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = inspect.signature(host.forward).bind(*args, **kwargs).arguments
+        if call.get('mode') == 'loss':
+            assert self._backbone is not None
+            self._backbone.bank.open(call['inputs'], call['data_samples'])
+
+    def _close(self, *_: Any) -> None:
+        assert self._backbone is not None
+        self._backbone.bank.close()
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Log this iteration's local losses."""
+        losses = getattr(runner.optim_wrapper, 'local_losses', {})
+        if self._backbone is None or not losses:
+            return
+        values = torch.stack([value.float() for value in losses.values()]).tolist()  # one synchronisation for all
+        for (module, name), value in zip(losses, values, strict=True):
+            if self.log == 'terms' or name == 'total':
+                runner.message_hub.update_scalar(f'train/local_{module:02d}/{name}', value)
+        runner.message_hub.update_scalar('train/bank_mib', self._backbone.bank.peak_bytes / 2**20)
+
+    def after_train(self, runner: Runner) -> None:
+        """Stop listening."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._backbone is not None:
+            self._backbone.readout = None
+            self._backbone = None
+
+
+def _check_wrapper(model: nn.Module) -> None:
+    """Refuse the ways of distributing in which gradients made inside the forward would not be reduced."""
+    if not is_model_wrapper(model):
+        return
+    if not isinstance(model, MMDistributedDataParallel):
+        raise ValueError(
+            f'model_wrapper_cfg.type={type(model).__name__} is not supported: local losses are reduced by '
+            'MMDistributedDataParallel with find_unused_parameters=True.'
+        )
+    if not model.find_unused_parameters or model.static_graph:
+        raise ValueError(
+            'find_unused_parameters must be True, and static_graph must be off: otherwise DDP leaves the gradients of '
+            'local losses unsynchronised, without an error. Set find_unused_parameters=True at the top of the config.'
+        )
+
+
+@HOOKS.register_module()
+class EpochSeedHook(Hook):
+    """Seeds every epoch from the run's seed and the epoch's number, so that a resumed run repeats an unbroken one.
+
+    MMEngine keeps no random state in checkpoints. Data workers start anew every epoch only with
+    `persistent_workers=False`; with persistent ones, a resumed run draws other augmentations.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Seed Python, numpy and torch."""
+        set_random_seed((runner.seed + 1000003 * runner.epoch + get_rank()) % 2**32)

@@ -1,0 +1,161 @@
+"""LocalOptimWrapper: the one place where gradients of local losses are made."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from torch import Tensor, nn
+
+from ..local import LocalBackbone, find_local_backbone, publish_local_backward
+from ..registry import OPTIM_WRAPPERS
+
+__all__ = ['LocalAmpOptimWrapper', 'LocalOptimWrapper']
+
+
+@OPTIM_WRAPPERS.register_module()
+class LocalOptimWrapper(OptimWrapper):
+    """`OptimWrapper` for models with a `LocalBackbone`.
+
+    A local loss is back-propagated at once, scaled for accumulation (and AMP) exactly as the main loss is; only the
+    main loss counts as a step.
+
+    Args:
+        eager_step: Step a module and free its gradients right after its backward, instead of all modules at the end.
+        clip_grad: As in `OptimWrapper`; `per_module=True` clips every module with its auxiliary, and the rest of the
+            model, by a norm of its own instead of one norm over all.
+
+    Raises:
+        ValueError: If `eager_step` meets accumulation, clipping over all parameters or AMP.
+    """
+
+    def __init__(
+        self, *args: Any, eager_step: bool = False, clip_grad: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        clip = dict(clip_grad or {})
+        self.clip_per_module = bool(clip.pop('per_module', False))
+        super().__init__(*args, clip_grad=clip or None, **kwargs)
+        if self.clip_per_module and not clip:
+            raise ValueError('clip_grad.per_module=True needs what to clip by, e.g. clip_grad=dict(max_norm=35, ...).')
+        self.eager_step = eager_step
+        self._refuse_eager_step_with(
+            {
+                f'accumulative_counts={self._accumulative_counts}': self._accumulative_counts > 1,
+                'clip_grad over all parameters (set clip_grad.per_module=True)': clip and not self.clip_per_module,
+                f'{type(self).__name__}': isinstance(self, AmpOptimWrapper),
+            }
+        )
+        self.local_losses: dict[tuple[int, str], Tensor] = {}
+        self._backbone: LocalBackbone | None = None
+        self._host: Any = None
+
+    def _refuse_eager_step_with(self, reasons: Mapping[str, Any]) -> None:
+        for reason, holds in reasons.items():
+            if self.eager_step and holds:
+                raise ValueError(f'optim_wrapper.eager_step=True does not go with {reason}.')
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """As upstream's; in it the model's `LocalBackbone` finds `local_backward`."""
+        wrapped = is_model_wrapper(model)
+        self._refuse_eager_step_with({'distributed training: gradients are reduced at the end of a step': wrapped})
+        host = cast(nn.Module, model.module) if wrapped else model
+        if host is not self._host:
+            self._host, self._backbone = host, find_local_backbone(host)
+        self.local_losses.clear()
+        with super().optim_context(model), publish_local_backward(self.local_backward):
+            yield
+
+    def local_backward(self, losses: Mapping[str, Tensor | list[Tensor]], module: int) -> None:
+        """Back-propagate the local losses of `module` and free its graph.
+
+        Args:
+            losses: As a model's `loss` returns them; entries whose name contains `loss` are summed.
+            module: Index of the module, from 0.
+        """
+        loss, log_vars = self._host.parse_losses(losses)
+        for name, value in log_vars.items():
+            self.local_losses[module, _local_name(name)] = value.detach()
+        with torch.autocast(loss.device.type, enabled=False):  # backward runs in the types of the forward
+            self._amplify(self.scale_loss(loss)).backward()
+        if self.eager_step:
+            self._check_finite()
+            self._step_module(module)
+
+    def _amplify(self, loss: Tensor) -> Tensor:
+        return loss
+
+    def _step_module(self, module: int) -> None:
+        """Step the parameters of one module and its auxiliary; what it shares with others keeps its gradient."""
+        assert self._backbone is not None
+        own = set(self._backbone.module_parameters(module))
+        everything = [p for group in self.optimizer.param_groups for p in group['params']]
+        others = {p: p.grad for p in everything if p.grad is not None and p not in own}
+        for p in others:
+            p.grad = None
+        self.step()
+        self.zero_grad()
+        for p, grad in others.items():
+            p.grad = grad
+
+    def update_params(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """As upstream's, for the main loss.
+
+        Raises:
+            FloatingPointError: If a local loss of this iteration is not finite; no parameter has been stepped by it.
+        """
+        self._check_finite()
+        super().update_params(loss, *args, **kwargs)
+
+    def _check_finite(self) -> None:
+        if not self.local_losses:
+            return
+        finite = torch.stack([value.isfinite() for value in self.local_losses.values()]).tolist()
+        bad = [key for key, is_finite in zip(self.local_losses, finite, strict=True) if not is_finite]
+        if bad:
+            assert self._backbone is not None
+            where = '; '.join(f'{name} of {self._backbone.partition.name(module)}' for module, name in bad)
+            self._on_nonfinite(f'local loss is infinite or NaN: {where}.')
+
+    def _on_nonfinite(self, message: str) -> None:
+        raise FloatingPointError(message)
+
+    def _clip_grad(self) -> None:
+        if not self.clip_per_module:
+            super()._clip_grad()
+            return
+        assert self._backbone is not None
+        rest = {p: None for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None}
+        for module in range(self._backbone.num_modules):
+            own = [p for p in self._backbone.module_parameters(module) if p in rest]
+            for p in own:
+                del rest[p]
+            self._clip(own, f'local_{module:02d}/grad_norm')
+        self._clip(list(rest), 'grad_norm')
+
+    def _clip(self, parameters: list[nn.Parameter], name: str) -> None:
+        if not parameters:
+            return
+        norm = self.clip_func(parameters, **self.clip_grad_kwargs)
+        if norm is not None:  # clipping by value returns none
+            self.message_hub.update_scalar(f'train/{name}', float(norm))
+
+
+@OPTIM_WRAPPERS.register_module()
+class LocalAmpOptimWrapper(LocalOptimWrapper, AmpOptimWrapper):
+    """`AmpOptimWrapper` for models with a `LocalBackbone`: one loss scale for local and main losses."""
+
+    def _amplify(self, loss: Tensor) -> Tensor:
+        return self.loss_scaler.scale(loss)
+
+    def _on_nonfinite(self, message: str) -> None:
+        """An overflow is what dynamic scaling is for: the scaler skips the step."""
+        print_log(f'{message} The loss scaler skips this step.', logger='current', level=30)
+
+
+def _local_name(name: str) -> str:
+    """`loss_cls` -> `cls`, `loss` -> `total`: MMEngine sums whatever is named a loss."""
+    return name.replace('loss_', '').replace('loss', 'total')

@@ -1,0 +1,24 @@
+"""The mechanism: unroll a backbone, cut it, train it module by module. Knows no task and no optimizer."""
+
+from . import families  # noqa: F401  (registers the descriptions)
+from .backbone import LocalBackbone, find_local_backbone
+from .bank import FeatureBank
+from .partition import Partition, partition
+from .signal import current_local_backward, publish_local_backward
+from .unroll import StageOutputs, Unit, Unrolled, copy_layers, register_unroll, unroll
+
+__all__ = [
+    'FeatureBank',
+    'LocalBackbone',
+    'Partition',
+    'StageOutputs',
+    'Unit',
+    'Unrolled',
+    'copy_layers',
+    'current_local_backward',
+    'find_local_backbone',
+    'partition',
+    'publish_local_backward',
+    'register_unroll',
+    'unroll',
+]

@@ -1,0 +1,228 @@
+"""LocalBackbone: the wrapped backbone, trained module by module."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.logging import MessageHub, print_log
+from mmengine.model import BaseModule, ModuleList
+from torch import Tensor, nn
+
+from ..registry import MODELS
+from .bank import FeatureBank
+from .cost import activation_bytes
+from .host import on_sibling
+from .partition import Partition, partition
+from .signal import LocalBackward, current_local_backward
+from .unroll import Unrolled, unroll
+
+__all__ = ['LocalBackbone', 'find_local_backbone']
+
+Readout = Callable[[nn.Module, Any, Any, Any], dict[str, Any]]
+"""`readout(auxiliary, features, inputs, targets)`: the task's losses on an auxiliary's features."""
+
+INNER, AUXILIARIES = 'backbone.', 'auxiliaries.'
+
+
+@MODELS.register_module()
+class LocalBackbone(BaseModule):
+    """Wraps a backbone; in training, cuts it into K gradient-isolated modules, each with an auxiliary network.
+
+    Outside of training with a local optim wrapper its forward is the wrapped backbone's. Its state dict has the wrapped
+    backbone's keys, and `auxiliaries.*`; its attributes fall through to the wrapped backbone.
+
+    Args:
+        backbone: Config of the backbone to wrap.
+        num_modules: K. 1 is plain back-propagation.
+        auxiliary: Config of the network that trains a module, e.g. `dict(type='man_mm.SLM', neck=...)`.
+        partition: `uniform`, `memory`, or the names of the units that end modules 0 to K - 2.
+        bank: False keeps the taps of earlier modules from the auxiliaries, which see zeros instead.
+        bank_dtype: Precision of banked taps, e.g. `float16`. Default: as they come.
+        probe_size: Height and width in px of the image on which `partition='memory'` measures activations.
+
+    Raises:
+        ValueError: If the backbone cannot be unrolled, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        backbone: dict[str, Any],
+        num_modules: int,
+        auxiliary: dict[str, Any] | None = None,
+        partition: str | Sequence[str] = 'uniform',
+        bank: bool = True,
+        bank_dtype: str | None = None,
+        probe_size: tuple[int, int] = (256, 256),
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.backbone: nn.Module = MODELS.build(backbone)
+        self.unrolled: Unrolled = unroll(self.backbone)
+        self.partition = self._cut(num_modules, partition, probe_size)
+        self.reads_bank = bank
+        self.bank = FeatureBank(_torch_dtype(bank_dtype))
+        self.readout: Readout | None = None
+        if self.num_modules > 1 and auxiliary is None:
+            raise ValueError(
+                f'auxiliary is missing: with num_modules={num_modules} every module but the last one needs a network '
+                "that trains it, e.g. auxiliary=dict(type='man_mm.SLM', neck=...)."
+            )
+        self.auxiliaries = ModuleList(
+            MODELS.build(
+                dict(auxiliary or {}, net=self.backbone, unrolled=self.unrolled, end=self.partition.span(module)[1])
+            )
+            for module in range(self.num_modules - 1)
+        )
+        if any(auxiliary.head != 'shared' for auxiliary in self.auxiliaries):
+            on_sibling(self, LocalBackbone._adopt_head)
+        self._register_state_dict_hook(_drop_inner_prefix)
+
+    def _cut(self, num_modules: int, policy: str | Sequence[str], probe_size: tuple[int, int]) -> Partition:
+        names = [unit.name for unit in self.unrolled.units]
+        costs = activation_bytes(self.backbone, self.unrolled, probe_size) if policy == 'memory' else None
+        result = partition(names, num_modules, policy, [not any(self._trainable(name)) for name in names], costs)
+        for note in result.notes:
+            print_log(f'LocalBackbone: {note}', logger='current', level=30)
+        return result
+
+    def _trainable(self, unit_name: str) -> Iterator[bool]:
+        unit = next(unit for unit in self.unrolled.units if unit.name == unit_name)
+        for path in unit.layers:
+            yield from (p.requires_grad for p in self.backbone.get_submodule(path).parameters())
+
+    @property
+    def num_modules(self) -> int:
+        """K as met; lower than asked for only when units are frozen."""
+        return self.partition.num_modules
+
+    def forward(self, x: Tensor) -> Any:
+        """Return what the wrapped backbone returns for images `x` (N, C, H, W).
+
+        In training, every module but the last one has then been back-propagated, and the result carries the graph of
+        the last module only.
+        """
+        if self.num_modules == 1 or not (self.training and torch.is_grad_enabled()):
+            return self.backbone(x)
+        local_backward = current_local_backward()
+        if local_backward is None:
+            self._refuse_runner_without_local_wrapper()
+            return self.backbone(x)
+        if self.readout is None or not self.bank.is_open:
+            raise ValueError(
+                "custom_hooks lacks dict(type='man_mm.FeatureBankHook'): LocalBackbone got neither the inputs and "
+                'targets nor the losses that train its modules.'
+            )
+        return self._forward_modules(x, local_backward, self.readout)
+
+    def _forward_modules(self, x: Tensor, local_backward: LocalBackward, readout: Readout) -> Any:
+        for module, auxiliary in enumerate(self.auxiliaries):
+            x, taps = self._run(module, x)
+            local_backward(self._local_losses(auxiliary, x, taps, readout), module)
+            for name, feature in taps.items():
+                self.bank.put(name, feature)
+        x, taps = self._run(self.num_modules - 1, x)
+        return self.unrolled.finish(self.backbone, x, {**self.bank.taps(), **taps})
+
+    def _local_losses(
+        self, auxiliary: nn.Module, x: Tensor, taps: Mapping[str, Tensor], readout: Readout
+    ) -> dict[str, Any]:
+        """The task's losses on a module's output `x`. The module's own `taps` carry its graph, banked ones none."""
+        features = auxiliary(x, {**self._earlier_taps(), **taps})
+        return readout(auxiliary, features, self.bank.inputs, self.bank.targets)
+
+    def _run(self, module: int, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run one module on the detached `x`: the only live graph is this module's."""
+        x = x.detach()
+        if module > 0 and getattr(self.backbone, 'with_cp', False):
+            x.requires_grad_()  # upstream's blocks are checkpointed only if their input requires a gradient
+        return self.unrolled.run(self.backbone, *self.partition.span(module), x)
+
+    def _earlier_taps(self) -> Mapping[str, Tensor]:
+        taps = self.bank.taps()
+        if self.reads_bank:
+            return taps
+        return {name: tap.new_zeros(()).expand_as(tap) for name, tap in taps.items()}
+
+    def _refuse_runner_without_local_wrapper(self) -> None:
+        if MessageHub.get_current_instance().get_info('loop_stage') == 'train':
+            raise ValueError(
+                "optim_wrapper.type must be 'man_mm.LocalOptimWrapper' (with --amp 'man_mm.LocalAmpOptimWrapper'): "
+                'with another one LocalBackbone would train by plain back-propagation.'
+            )
+
+    def _adopt_head(self, name: str, sibling: nn.Module) -> None:
+        for auxiliary in self.auxiliaries:
+            auxiliary.adopt_head(name, sibling)
+
+    def module_parameters(self, module: int) -> Iterator[nn.Parameter]:
+        """Parameters of a module and of the auxiliary that trains it."""
+        for unit in self.unrolled.units[slice(*self.partition.span(module))]:
+            for path in unit.layers:
+                yield from self.backbone.get_submodule(path).parameters()
+        if module < len(self.auxiliaries):
+            yield from self.auxiliaries[module].parameters()
+
+    def init_weights(self) -> None:
+        """Initialise the wrapped backbone as upstream does, then the auxiliaries, which may copy from it."""
+        super().init_weights()
+        for auxiliary in self.auxiliaries:
+            auxiliary.mirror(self.backbone)
+
+    def train(self, mode: bool = True) -> 'LocalBackbone':
+        """Set the mode; copied layers follow the layers they mirror (`norm_eval`, frozen stages)."""
+        super().train(mode)
+        for auxiliary in self.auxiliaries:
+            auxiliary.follow_mode(self.backbone)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        own = [key for key in state_dict if key.startswith(prefix)]
+        plain = [key for key in own if not key.startswith(prefix + AUXILIARIES)]
+        for key in plain:
+            state_dict[prefix + INNER + key[len(prefix) :]] = state_dict.pop(key)
+        if len(plain) == len(own):  # a plain upstream checkpoint: auxiliaries start from its weights too
+            for module, auxiliary in enumerate(self.auxiliaries):
+                for name, source in auxiliary.mirrored_keys().items():
+                    if prefix + INNER + source in state_dict:
+                        state_dict[f'{prefix}{AUXILIARIES}{module}.{name}'] = state_dict[prefix + INNER + source]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            inner = self.__dict__.get('_modules', {}).get('backbone')
+            if inner is None:
+                raise
+            return getattr(inner, name)
+
+
+def _drop_inner_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:
+    """State-dict hook: the wrapper does not show in the keys."""
+    for key in [key for key in state_dict if key.startswith(prefix + INNER)]:
+        state_dict[prefix + key[len(prefix) + len(INNER) :]] = state_dict.pop(key)
+
+
+def _torch_dtype(name: str | None) -> torch.dtype | None:
+    if name is None:
+        return None
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"bank_dtype={name!r} must name a floating-point type, e.g. 'float16' or 'bfloat16'.")
+    return dtype
+
+
+def find_local_backbone(model: nn.Module) -> LocalBackbone:
+    """Return the one `LocalBackbone` inside `model`.
+
+    Raises:
+        ValueError: If there is none, or more than one.
+    """
+    found = [module for module in model.modules() if isinstance(module, LocalBackbone)]
+    if len(found) != 1:
+        raise ValueError(
+            f'{type(model).__name__} has {len(found)} backbones of type man_mm.LocalBackbone, but local learning needs '
+            "exactly one: set model.backbone=dict(type='man_mm.LocalBackbone', backbone=..., num_modules=..., "
+            'auxiliary=...).'
+        )
+    return found[0]

@@ -1,0 +1,131 @@
+"""Units to K modules: arithmetic on names and costs, no networks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ['Partition', 'partition']
+
+POLICIES = ('uniform', 'memory')
+
+
+@dataclass(frozen=True)
+class Partition:
+    """K runs of consecutive units.
+
+    Args:
+        units: Names of all units.
+        bounds: K + 1 indices, from 0 to the number of units: module m holds units bounds[m] to bounds[m + 1] - 1.
+        notes: What the user should know about how the wish was met.
+    """
+
+    units: tuple[str, ...]
+    bounds: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_modules(self) -> int:
+        return len(self.bounds) - 1
+
+    def span(self, module: int) -> tuple[int, int]:
+        """Index of the first unit of `module`, and of the first one after it."""
+        return self.bounds[module], self.bounds[module + 1]
+
+    def name(self, module: int) -> str:
+        """E.g. `module 3 (layer1.2 .. layer2.1)`."""
+        start, stop = self.span(module)
+        first, last = self.units[start], self.units[stop - 1]
+        return f'module {module} ({first if first == last else f"{first} .. {last}"})'
+
+    def __str__(self) -> str:
+        return '\n'.join(self.name(m) for m in range(self.num_modules))
+
+
+def partition(
+    units: Sequence[str],
+    num_modules: int,
+    policy: str | Sequence[str] = 'uniform',
+    frozen: Sequence[bool] | None = None,
+    costs: Sequence[float] | None = None,
+) -> Partition:
+    """Cut `units` into `num_modules` runs.
+
+    Args:
+        units: Unit names in order.
+        num_modules: K, 1 to the number of units.
+        policy: `uniform` cuts after unit round(i n / K), rounding half to even (InfoPro's rule for its published K);
+            `memory` makes the costliest module as cheap as can be; a list names the last unit of modules 0 to K - 2.
+        frozen: Which units have nothing to train. Leading ones join the first module with something to train.
+        costs: Cost of each unit, e.g. activation bytes; for `memory`.
+
+    Raises:
+        ValueError: If K is no integer from 1 to the number of units, or the policy or a unit name is unknown.
+    """
+    names = tuple(units)
+    _check_num_modules(num_modules, len(names))
+    frozen = list(frozen) if frozen is not None else [False] * len(names)
+    lead = next((i for i, is_frozen in enumerate(frozen) if not is_frozen), len(names))
+    if lead == len(names):
+        raise ValueError('backbone: every unit is frozen, so there is nothing for local learning to train.')
+    notes = []
+    if lead and num_modules > 1:
+        notes.append(f'{", ".join(names[:lead])} are frozen and join module 0')
+    if not isinstance(policy, str):
+        cuts = _named_cuts(names, num_modules, policy, lead)
+    elif policy not in POLICIES:
+        raise ValueError(f'partition={policy!r} is unknown. Choose one of {POLICIES}, or a list of unit names.')
+    else:
+        free = len(names) - lead
+        if num_modules > free:
+            notes.append(f'num_modules={num_modules} is met with {free}, the number of units that train')
+            num_modules = free
+        if policy == 'uniform':
+            cuts = [lead + round(i * free / num_modules) for i in range(1, num_modules)]
+        else:
+            assert costs is not None and len(costs) == len(names)
+            cuts = [lead + cut for cut in _balanced_cuts(costs[lead:], num_modules)]
+    return Partition(names, (0, *cuts, len(names)), tuple(notes))
+
+
+def _check_num_modules(num_modules: int, num_units: int) -> None:
+    if isinstance(num_modules, bool) or not isinstance(num_modules, int) or not 1 <= num_modules <= num_units:
+        raise ValueError(
+            f'num_modules={num_modules!r} must be an integer from 1 (plain back-propagation) to {num_units}, '
+            'the number of units of this backbone.'
+        )
+
+
+def _named_cuts(names: tuple[str, ...], num_modules: int, last_units: Sequence[str], lead: int) -> list[int]:
+    unknown = [name for name in last_units if name not in names]
+    if unknown:
+        raise ValueError(f'partition names {unknown}, which are no units of this backbone. Its units: {list(names)}.')
+    cuts = [names.index(name) + 1 for name in last_units]
+    if cuts != sorted(set(cuts)) or len(names) in cuts or any(cut <= lead for cut in cuts):
+        raise ValueError(
+            f'partition={list(last_units)} must name the last unit of every module but the last one, in the order of '
+            f'the forward, each after the frozen units {list(names[:lead])} and before {names[-1]!r}.'
+        )
+    if len(cuts) != num_modules - 1:
+        raise ValueError(f'partition names {len(cuts)} cuts, but num_modules={num_modules} needs {num_modules - 1}.')
+    return cuts
+
+
+def _balanced_cuts(costs: Sequence[float], num_modules: int) -> list[int]:
+    """Cuts of the partition into `num_modules` non-empty runs whose largest sum of costs is smallest."""
+    num = len(costs)
+    total = [0.0]
+    for cost in costs:
+        total.append(total[-1] + cost)
+    # best[k][i]: smallest largest sum of the first i costs in k runs, and where the last of these runs starts
+    best: list[dict[int, tuple[float, int]]] = [{0: (0.0, 0)}]
+    for k in range(1, num_modules + 1):
+        best.append(
+            {
+                i: min((max(best[k - 1][j][0], total[i] - total[j]), j) for j in best[k - 1] if j < i)
+                for i in range(k, num + 1)
+                if any(j < i for j in best[k - 1])
+            }
+        )
+    cuts = [num]
+    for k in range(num_modules, 0, -1):
+        cuts.append(best[k][cuts[-1]][1])
+    return cuts[-2:0:-1]

@@ -1,0 +1,140 @@
+"""A backbone as an ordered list of units, and what its forward does with them.
+
+A description is data: the dotted paths of the layers that each unit applies, so it survives deepcopy, pickling and the
+replacement of layers (SyncBN conversion), and the same unit runs on the backbone and on copied layers.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+__all__ = ['Finish', 'StageOutputs', 'Unit', 'Unrolled', 'copy_layers', 'register_unroll', 'unroll']
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The smallest piece of a backbone that a cut can follow: the stem or one residual block.
+
+    Args:
+        name: What tables and errors call it, e.g. `layer1.0`.
+        stage: The stage it belongs to. Units of one stage are consecutive.
+        layers: Dotted paths of the layers that it applies, one after the other.
+        tap: Name of the activation that the rest of the model needs later, if the unit's output is one.
+    """
+
+    name: str
+    stage: str
+    layers: tuple[str, ...]
+    tap: str | None = None
+
+    def __call__(self, net: nn.Module, x: Tensor) -> Tensor:
+        """Run the layers found in `net` (the backbone or copied layers) on `x`, an activation (N, C, H, W)."""
+        for path in self.layers:
+            x = net.get_submodule(path)(x)
+        return x
+
+
+Finish = Callable[[nn.Module, Tensor, Mapping[str, Tensor]], object]
+
+
+@dataclass(frozen=True)
+class StageOutputs:
+    """`finish` of a backbone that returns its taps, in order, as they are."""
+
+    taps: tuple[str, ...]
+
+    def __call__(self, net: nn.Module, x: Tensor, taps: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        return tuple(taps[name] for name in self.taps)
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """A backbone's forward: all units in order, then `finish`.
+
+    Args:
+        units: The units in the order of the forward.
+        finish: `finish(net, x, taps)` turns the last unit's output and the taps into what the backbone returns.
+        tail: Dotted paths of the layers that `finish` itself applies, if any.
+    """
+
+    units: tuple[Unit, ...]
+    finish: Finish
+    tail: tuple[str, ...] = ()
+
+    def run(self, net: nn.Module, start: int, stop: int, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run units `start` to `stop - 1` on `x`; return the output and the taps they made. All carry the graph."""
+        taps: dict[str, Tensor] = {}
+        for unit in self.units[start:stop]:
+            x = unit(net, x)
+            if unit.tap is not None:
+                taps[unit.tap] = x
+        return x, taps
+
+    def first_of_remaining_stages(self, end: int) -> tuple[Unit, ...]:
+        """One unit for every stage that has units from `end` on: the first of them (paper, Eq. 4 with n_s = 1)."""
+        chosen: dict[str, Unit] = {}
+        for unit in self.units[end:]:
+            chosen.setdefault(unit.stage, unit)
+        return tuple(self._with_stage_tap(unit) for unit in chosen.values())
+
+    def _with_stage_tap(self, unit: Unit) -> Unit:
+        """The unit with its stage's tap: alone in its stage, its output stands for the stage's."""
+        tap = next((u.tap for u in self.units if u.stage == unit.stage and u.tap is not None), None)
+        return Unit(unit.name, unit.stage, unit.layers, tap)
+
+
+Describe = Callable[[nn.Module], Unrolled]
+_DESCRIPTIONS: dict[str, Describe] = {}
+
+
+def _dotted(cls: type) -> str:
+    return f'{cls.__module__}.{cls.__qualname__}'
+
+
+def register_unroll(*owners: str | type[nn.Module]) -> Callable[[Describe], Describe]:
+    """Register a description of a backbone family: a function from the backbone to its `Unrolled`.
+
+    Args:
+        owners: The classes whose `forward` it describes, as classes or dotted names (which need no import).
+            Subclasses that inherit this very `forward` are covered; a subclass that overrides it is not.
+    """
+
+    def register(describe: Describe) -> Describe:
+        for owner in owners:
+            _DESCRIPTIONS[owner if isinstance(owner, str) else _dotted(owner)] = describe
+        return describe
+
+    return register
+
+
+def unroll(backbone: nn.Module) -> Unrolled:
+    """Return the description of `backbone`.
+
+    Raises:
+        ValueError: If no registered description covers the class that defines the backbone's `forward`.
+    """
+    owner = next(cls for cls in type(backbone).__mro__ if 'forward' in vars(cls))
+    describe = _DESCRIPTIONS.get(_dotted(owner))
+    if describe is None:
+        raise ValueError(
+            f'backbone: {type(backbone).__name__} cannot be unrolled, because nothing describes '
+            f'{_dotted(owner)}.forward. Described are: {", ".join(sorted(_DESCRIPTIONS))}. '
+            'Add yours with man_mm.local.register_unroll.'
+        )
+    return describe(backbone)
+
+
+def copy_layers(net: nn.Module, paths: tuple[str, ...]) -> nn.Module:
+    """Return a bare module that holds own copies of `net`'s layers under the same dotted paths."""
+    copies = nn.Module()
+    for path in paths:
+        *parents, leaf = path.split('.')
+        node = copies
+        for parent in parents:
+            if parent not in node._modules:
+                node.add_module(parent, nn.Module())
+            node = node.get_submodule(parent)
+        node.add_module(leaf, copy.deepcopy(net.get_submodule(path)))
+    return copies
