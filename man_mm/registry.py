@@ -4,13 +4,47 @@ MMEngine imports this module by itself when a config names a type `man_mm.X`, an
 `custom_imports` is needed.
 """
 
+import functools
+import inspect
+from typing import Any, TypeVar
+
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
-__all__ = ['HOOKS', 'MODELS', 'OPTIM_WRAPPERS']
+__all__ = ['HOOKS', 'MODELS', 'OPTIM_WRAPPERS', 'strict_keys']
 
 MODELS = Registry('model', parent=ROOT_MODELS, scope='man_mm', locations=['man_mm.local', 'man_mm.auxiliary'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='man_mm', locations=['man_mm.engine'])
 OPTIM_WRAPPERS = Registry('optim_wrapper', parent=ROOT_OPTIM_WRAPPERS, scope='man_mm', locations=['man_mm.engine'])
+
+Cls = TypeVar('Cls', bound=type)
+
+
+def strict_keys(cls: Cls) -> Cls:
+    """Class decorator: an unknown config key raises ValueError, which names the key, its value and the legal keys."""
+    legal = _legal_keys(cls)
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        unknown = {key: value for key, value in kwargs.items() if key not in legal}
+        if unknown and type(self) is cls:
+            raise ValueError(f'man_mm.{cls.__name__} has no key {unknown}. Its keys: {sorted(legal)}.')
+        init(self, *args, **kwargs)
+
+    cls.__init__ = checked_init
+    return cls
+
+
+def _legal_keys(cls: type) -> set[str]:
+    """Names of the arguments of `cls`, through `**kwargs` up to the class that takes no more of them."""
+    legal: set[str] = set()
+    for owner in cls.__mro__:
+        if '__init__' in vars(owner):
+            parameters = inspect.signature(vars(owner)['__init__']).parameters.values()
+            legal |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+    return legal - {'self'}

@@ -7,13 +7,14 @@ from mmengine.model import initialize
 from torch import Tensor, nn
 
 from ..local import Unrolled, copy_layers
-from ..registry import MODELS
+from ..registry import MODELS, strict_keys
 from .base import Auxiliary
 
 __all__ = ['SLM']
 
 
 @MODELS.register_module()
+@strict_keys
 class SLM(Auxiliary):
     """One unit for every stage that remains after the cut, then the backbone's own `finish`.
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..local import LocalBackbone, find_local_backbone
 from ..readout import build_readout
-from ..registry import HOOKS
+from ..registry import HOOKS, strict_keys
 from .optim_wrapper import LocalOptimWrapper
 
 __all__ = ['EpochSeedHook', 'FeatureBankHook']
@@ -21,6 +21,7 @@ LOGS = ('terms', 'total')
 
 
 @HOOKS.register_module()
+@strict_keys
 class FeatureBankHook(Hook):
     """Opens the feature bank with every training batch, closes it after the forward, also when it raises.
 
@@ -115,6 +116,7 @@ def _check_wrapper(model: nn.Module) -> None:
 
 
 @HOOKS.register_module()
+@strict_keys
 class EpochSeedHook(Hook):
     """Seeds every epoch from the run's seed and the epoch's number, so that a resumed run repeats an unbroken one.
 

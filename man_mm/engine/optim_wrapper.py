@@ -11,12 +11,13 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
 from ..local import LocalBackbone, find_local_backbone, publish_local_backward
-from ..registry import OPTIM_WRAPPERS
+from ..registry import OPTIM_WRAPPERS, strict_keys
 
 __all__ = ['LocalAmpOptimWrapper', 'LocalOptimWrapper']
 
 
 @OPTIM_WRAPPERS.register_module()
+@strict_keys
 class LocalOptimWrapper(OptimWrapper):
     """`OptimWrapper` for models with a `LocalBackbone`.
 
@@ -145,6 +146,7 @@ class LocalOptimWrapper(OptimWrapper):
 
 
 @OPTIM_WRAPPERS.register_module()
+@strict_keys
 class LocalAmpOptimWrapper(LocalOptimWrapper, AmpOptimWrapper):
     """`AmpOptimWrapper` for models with a `LocalBackbone`: one loss scale for local and main losses."""
 

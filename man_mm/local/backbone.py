@@ -8,7 +8,7 @@ from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
-from ..registry import MODELS
+from ..registry import MODELS, strict_keys
 from .bank import FeatureBank
 from .cost import activation_bytes
 from .host import on_sibling
@@ -25,6 +25,7 @@ INNER, AUXILIARIES = 'backbone.', 'auxiliaries.'
 
 
 @MODELS.register_module()
+@strict_keys
 class LocalBackbone(BaseModule):
     """Wraps a backbone; in training, cuts it into K gradient-isolated modules, each with an auxiliary network.
 

@@ -1,0 +1,52 @@
+# make demo: train a small RetinaNet with MAN and by back-propagation, end with a table and pictures
+# make test: run the test suite                                 make setup: what both need, once
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check -c requirements/constraints.txt
+STAMP := $(VENV)/.set-up
+# A folder of prebuilt wheels, if there is one: mmcv with its ops takes ten minutes to compile on two cores.
+WHEELS ?= $(wildcard ../shared/wheels)
+export PIP_FIND_LINKS := $(strip $(abspath $(WHEELS)) $(PIP_FIND_LINKS))
+
+.PHONY: setup demo test test-long check format clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements/constraints.txt requirements/stack.txt requirements/tests.txt setup.py
+	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), f"Python 3.11 is needed, found {sys.version}; set PYTHON="'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo '== 1/3 torch =='
+	$(PIP) torch torchvision 'setuptools<80' wheel ninja
+	@echo '== 2/3 mmcv with its ops (compiles for about ten minutes unless a wheel is found) =='
+	CFLAGS=-g0 MMCV_WITH_OPS=1 $(PIP) --no-build-isolation mmcv
+	@echo '== 3/3 the rest =='
+	$(PIP) -r requirements/stack.txt -r requirements/tests.txt
+	@# opencv-python wants a display library that servers lack; the headless build has the same modules
+	$(PY) -c 'import cv2' 2>/dev/null || $(PIP) --force-reinstall --no-deps opencv-python-headless
+	$(PIP) --no-build-isolation --no-deps -e .
+	$(PY) -c 'import man_mm, mmdet, mmpretrain, mmcv.ops; print("man_mm", man_mm.__version__, "is set up")'
+	touch $@
+
+demo: setup
+	$(PY) tools/demo.py
+
+test: setup
+	$(PY) -m pytest -m 'not long'
+
+test-long: setup
+	$(PY) -m pytest -m long
+
+check: setup
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/codespell
+	$(MAKE) test
+
+format: setup
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) work_dirs build *.egg-info

@@ -1,0 +1,65 @@
+"""What a partition looks like: a row per module, as plain data."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..local import LocalBackbone
+
+__all__ = ['ModuleRow', 'is_auxiliary_key', 'module_rows']
+
+
+@dataclass(frozen=True)
+class ModuleRow:
+    """One module of a `LocalBackbone`.
+
+    Args:
+        module: Index from 0.
+        units: Names of its units.
+        stages: The stages they belong to.
+        parameters: Trainable parameters of the units.
+        auxiliary_parameters: Trainable parameters of the auxiliary that trains it: units, neck, private heads.
+        reads: Taps that the auxiliary, or for the last module the model, takes from the feature bank.
+        writes: Taps that the module makes and banks; the last module's go to the model directly.
+    """
+
+    module: int
+    units: tuple[str, ...]
+    stages: tuple[str, ...]
+    parameters: int
+    auxiliary_parameters: int
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+
+def module_rows(backbone: LocalBackbone) -> list[ModuleRow]:
+    """Describe every module of `backbone`, in order."""
+    rows: list[ModuleRow] = []
+    banked: tuple[str, ...] = ()
+    for module in range(backbone.num_modules):
+        units = backbone.unrolled.units[slice(*backbone.partition.span(module))]
+        own = sum(_trainable(backbone.backbone.get_submodule(path)) for unit in units for path in unit.layers)
+        is_last = module == backbone.num_modules - 1
+        writes = tuple(unit.tap for unit in units if unit.tap is not None)
+        rows.append(
+            ModuleRow(
+                module=module,
+                units=tuple(unit.name for unit in units),
+                stages=tuple(dict.fromkeys(unit.stage for unit in units)),
+                parameters=own,
+                auxiliary_parameters=0 if is_last else _trainable(backbone.auxiliaries[module]),
+                reads=banked if is_last or backbone.reads_bank else (),
+                writes=writes,
+            )
+        )
+        banked += writes
+    return rows
+
+
+def _trainable(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def is_auxiliary_key(key: str) -> bool:
+    """Whether a state-dict key of a model belongs to an auxiliary of its `LocalBackbone`."""
+    return key.startswith(('backbone.auxiliaries.', 'module.backbone.auxiliaries.'))

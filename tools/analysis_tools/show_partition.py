@@ -1,0 +1,52 @@
+"""Print how a config's backbone is cut: a row per module. Needs no data and no weights."""
+
+import argparse
+import sys
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, init_default_scope
+from rich.console import Console
+from rich.table import Table
+
+from man_mm.analysis.structure import ModuleRow, module_rows
+from man_mm.local import find_local_backbone
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file path')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config settings: key=value')
+    return parser.parse_args()
+
+
+def as_table(rows: list[ModuleRow], title: str) -> Table:
+    """Lay out the rows, with a line of totals."""
+    table = Table('module', 'units', 'stage', 'parameters', 'auxiliary', 'reads', 'writes', title=title)
+    for column in table.columns[3:5]:
+        column.justify = 'right'
+    for row in rows:
+        units = row.units[0] if len(row.units) == 1 else f'{row.units[0]} .. {row.units[-1]} ({len(row.units)})'
+        counts = (f'{row.parameters:,}', f'{row.auxiliary_parameters:,}')
+        table.add_row(str(row.module), units, ' '.join(row.stages), *counts, ' '.join(row.reads), ' '.join(row.writes))
+    totals = (sum(row.parameters for row in rows), sum(row.auxiliary_parameters for row in rows))
+    table.add_section()
+    table.add_row('all', f'{sum(len(row.units) for row in rows)} units', '', *(f'{total:,}' for total in totals))
+    return table
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    backbone = find_local_backbone(MODELS.build(cfg.model))
+    title = f'{type(backbone.backbone).__name__}, K = {backbone.num_modules}'
+    console = Console(width=None if sys.stdout.isatty() else 140)  # a file or pipe has no width to fit
+    console.print(as_table(module_rows(backbone), title))
+    for note in backbone.partition.notes:
+        console.print(f'note: {note}')
+
+
+if __name__ == '__main__':
+    main()
