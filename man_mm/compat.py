@@ -4,9 +4,11 @@ from importlib import import_module
 
 import numpy as np
 import torch
+from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.logging import HistoryBuffer
 
-__all__ = ['allow_checkpoint_globals']
+__all__ = ['allow_checkpoint_globals', 'prepare_cpu_processes']
 
 
 def allow_checkpoint_globals() -> None:
@@ -27,3 +29,20 @@ def allow_checkpoint_globals() -> None:
     ]
     dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
     torch.serialization.add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, *functions, *dtypes])
+
+
+def prepare_cpu_processes(cfg: Config) -> None:
+    """Let `--launcher pytorch` run without an accelerator: MMEngine <= 0.10.7 launches on GPUs alone.
+
+    Starts the gloo process group, which the runner then finds running, and tells the runner to wrap the model in a DDP
+    that is bound to no device. Does nothing where there is a GPU, or no launcher.
+    """
+    if cfg.launcher != 'pytorch' or get_device() != 'cpu':
+        return
+    torch.distributed.init_process_group('gloo')
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {}), 'device_ids': None}

@@ -6,6 +6,8 @@ import os.path as osp
 
 from mmengine.config import Config, DictAction
 
+from man_mm.compat import prepare_cpu_processes
+
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add upstream's arguments that training and testing have in common."""
@@ -32,4 +34,5 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
+    prepare_cpu_processes(cfg)
     return cfg

@@ -70,7 +70,7 @@ class FeatureBankHook(Hook):
         call = inspect.signature(host.forward).bind(*args, **kwargs).arguments
         if call.get('mode') == 'loss':
             assert self._backbone is not None
-            self._backbone.bank.open(call['inputs'], call['data_samples'])
+            self._backbone.bank.open(call['inputs'], call.get('data_samples'))
 
     def _close(self, *_: Any) -> None:
         assert self._backbone is not None

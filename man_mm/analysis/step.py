@@ -1,0 +1,78 @@
+"""Training steps outside of a runner, to be measured: same model, loss, backward and optimizer as a config trains."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, FUNCTIONS, MODELS, init_default_scope
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+from ..engine import FeatureBankHook
+from ..local import LocalBackbone
+from .memory import PeakMemory, training_tensors
+
+__all__ = ['TrainStep', 'first_batch', 'step_peak_bytes', 'step_seconds']
+
+
+class TrainStep:
+    """Calling it makes one optimizer step of the model that a config describes.
+
+    Args:
+        cfg: A whole config. The learning-rate schedule and augmentation play no part.
+        device: Where to train.
+        seed: What the weights are drawn from.
+    """
+
+    def __init__(self, cfg: Config, device: str = 'cpu', seed: int = 0) -> None:
+        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        torch.manual_seed(seed)
+        self.model: nn.Module = MODELS.build(cfg.model)
+        self.model.init_weights()
+        self.model.to(device).train()
+        self.optim_wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
+        self.device = device
+        if any(isinstance(module, LocalBackbone) for module in self.model.modules()):
+            hook: Any = FeatureBankHook()  # asks a runner for these two only
+            hook.before_train(SimpleNamespace(model=self.model, optim_wrapper=self.optim_wrapper))
+
+    def __call__(self, batch: Any) -> None:
+        """Train on `batch`, as a data loader collates it."""
+        self.model.train_step(batch, self.optim_wrapper)
+
+
+def first_batch(cfg: Config) -> Any:
+    """The first `batch_size` images of the config's training set, collated; the same for configs of the same data."""
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    loader = cfg.train_dataloader
+    dataset = DATASETS.build(loader.dataset)
+    collate = FUNCTIONS.get(loader.get('collate_fn', dict(type='pseudo_collate'))['type'])
+    return collate([dataset[i] for i in range(loader.batch_size)])
+
+
+def step_peak_bytes(step: TrainStep, batch: Any) -> int:
+    """Peak bytes of one step: weights, buffers, optimizer state, activations, gradients.
+
+    The first step, in which the optimizer makes its state, is not measured.
+    """
+    step(batch)
+    with PeakMemory(training_tensors(step.model, step.optim_wrapper.optimizer), step.device) as meter:
+        step(batch)
+    return meter.peak_bytes
+
+
+def step_seconds(steps: Sequence[TrainStep], batch: Any, rounds: int) -> list[float]:
+    """Median seconds of a step of each of `steps`, taken in turns so that a slow moment of the machine hits all."""
+    times: list[list[float]] = [[] for _ in steps]
+    for _ in range(rounds):
+        for step, taken in zip(steps, times, strict=True):
+            start = time.perf_counter()
+            step(batch)
+            if step.device != 'cpu':
+                torch.cuda.synchronize(step.device)
+            taken.append(time.perf_counter() - start)
+    return [statistics.median(taken) for taken in times]

@@ -1,0 +1,77 @@
+"""The command lines, run as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from ..models import batch, build, retinanet
+
+ROOT = Path(__file__).parents[2]
+MAN = 'configs/man/retinanet_r34_man_k17_coco.py'
+
+
+def run(*command, cwd=ROOT, **env):
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), **env}
+    env['PATH'] = f'{Path(sys.executable).parent}:{env["PATH"]}'
+    return subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
+
+
+def python(tool, *arguments, **options):
+    return run(sys.executable, ROOT / 'tools' / tool, *arguments, **options)
+
+
+def test_train_without_data_says_in_one_sentence_what_is_missing_and_where_it_goes(tmp_path):
+    result = python('train.py', ROOT / MAN, '--work-dir', tmp_path / 'run', cwd=tmp_path)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith('The data set is missing: train_dataloader.dataset.ann_file')
+    assert 'data/coco/annotations/instances_train2017.json' in last and str(tmp_path) in last
+    assert not (tmp_path / 'run').exists()
+
+
+def test_misspelt_key_is_named_with_the_legal_ones():
+    result = python('analysis_tools/show_partition.py', MAN, '--cfg-options', 'model.backbone.num_module=4')
+    assert result.returncode != 0
+    assert "{'num_module': 4}" in result.stderr and "'num_modules'" in result.stderr
+
+
+def test_amp_keeps_the_local_wrapper(tmp_path):
+    """On a machine without GPU upstream's AMP refuses to start; it must be ours that refuses."""
+    arguments = ('--amp', '--cfg-options', 'optim_wrapper.type=NoSuchWrapper')
+    result = python('train.py', MAN, '--work-dir', tmp_path, *arguments)
+    assert result.returncode == 1 and "'man_mm.LocalOptimWrapper'" in result.stderr
+    script = "import common, train; c = common.Config.fromfile({!r}); train.enable_amp(c); print(c.optim_wrapper)"
+    printed = run(sys.executable, '-c', script.format(MAN), PYTHONPATH=f'{ROOT}:{ROOT / "tools"}').stdout
+    assert "'type': 'man_mm.LocalAmpOptimWrapper'" in printed and "'loss_scale': 'dynamic'" in printed
+
+
+def test_show_partition_lists_every_module_with_its_taps():
+    result = python('analysis_tools/show_partition.py', MAN)
+    rows = [line for line in result.stdout.splitlines() if 'layer' in line or 'stem' in line]
+    assert len(rows) == 17
+    assert 'layer1 layer2 layer3' in rows[-1] and 'layer4' in rows[-1]
+
+
+def test_stripped_checkpoint_loads_strictly_into_the_plain_model_and_predicts_the_same(tmp_path):
+    ours, plain = build(retinanet(4)).eval(), build(retinanet(None), seed=1).eval()
+    torch.save({'state_dict': ours.state_dict(), 'meta': {'epoch': 1}}, tmp_path / 'local.pth')
+    result = python('model_converters/strip_auxiliary.py', tmp_path / 'local.pth', tmp_path / 'plain.pth')
+    assert result.returncode == 0, result.stderr
+    stripped = torch.load(tmp_path / 'plain.pth')
+    plain.load_state_dict(stripped['state_dict'], strict=True)
+    assert stripped['meta'] == {'epoch': 1}
+    with torch.no_grad():
+        for a, b in zip(ours.test_step(batch()), plain.test_step(batch()), strict=True):
+            assert torch.equal(a.pred_instances.bboxes, b.pred_instances.bboxes)
+            assert torch.equal(a.pred_instances.scores, b.pred_instances.scores)
+
+
+def test_shell_launchers_explain_missing_arguments():
+    for script in ('dist_train.sh', 'dist_test.sh', 'slurm_train.sh'):
+        result = run('bash', ROOT / 'tools' / script)
+        assert result.returncode != 0 and 'usage' in result.stderr
