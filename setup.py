@@ -18,7 +18,7 @@ setup(
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     packages=find_packages(include=['man_mm', 'man_mm.*']),
-    python_requires='>=3.10',
+    python_requires='>=3.11',
     install_requires=['torch>=2.1', 'numpy'],
     license='Apache-2.0',
 )

@@ -1,12 +1,12 @@
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=24, val_interval=3)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=8, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=35, norm_type=2),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', begin=0, end=24, by_epoch=True, eta_min_ratio=0.01, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', begin=0, end=8, by_epoch=True, eta_min_ratio=0.01, convert_to_iter_based=True),
 ]

@@ -16,7 +16,6 @@ model = dict(
 )
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.04, momentum=0.9, weight_decay=0.0001),
-    clip_grad=dict(max_norm=35, norm_type=2),
 )
 auto_scale_lr = dict(base_batch_size=64)
 randomness = dict(seed=0)

@@ -5,7 +5,8 @@ model = dict(
         type='man_mm.LocalBackbone',
         backbone={{_base_.model.backbone}},
         num_modules=17,
-        auxiliary=dict(type='man_mm.SLM', neck={{_base_.model.neck}}),
+        # the head learns from K losses: their sum would be K times the learning rate of its BP twin
+        auxiliary=dict(type='man_mm.SLM', neck={{_base_.model.neck}}, shared_head_grad='mean'),
     )
 )
 optim_wrapper = dict(type='man_mm.LocalOptimWrapper')

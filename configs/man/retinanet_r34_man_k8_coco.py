@@ -1,11 +1,2 @@
-_base_ = ['../bp/retinanet_r34_bp_coco.py', '../_base_/local_learning.py']
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='man_mm.LocalBackbone',
-        backbone={{_base_.model.backbone}},
-        num_modules=8,
-        auxiliary=dict(type='man_mm.SLM', neck={{_base_.model.neck}}),
-    )
-)
-optim_wrapper = dict(type='man_mm.LocalOptimWrapper')
+_base_ = './retinanet_r34_man_k17_coco.py'
+model = dict(backbone=dict(num_modules=8))

@@ -1,11 +1,2 @@
-_base_ = ['../bp/retinanet_r50_bp_bccd.py', '../_base_/local_learning.py']
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='man_mm.LocalBackbone',
-        backbone={{_base_.model.backbone}},
-        num_modules=17,
-        auxiliary=dict(type='man_mm.SLM', neck={{_base_.model.neck}}),
-    )
-)
-optim_wrapper = dict(type='man_mm.LocalOptimWrapper')
+_base_ = './retinanet_r50_man_k4_bccd.py'
+model = dict(backbone=dict(num_modules=17))

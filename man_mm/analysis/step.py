@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, FUNCTIONS, MODELS, init_default_scope
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS, FUNCTIONS, MODELS, init_default_scope
 from torch import nn
 
 from ..engine import FeatureBankHook
@@ -66,13 +66,16 @@ def step_peak_bytes(step: TrainStep, batch: Any) -> int:
 
 
 def step_seconds(steps: Sequence[TrainStep], batch: Any, rounds: int) -> list[float]:
-    """Median seconds of a step of each of `steps`, taken in turns so that a slow moment of the machine hits all."""
+    """Median seconds of a step of each of `steps`, taken in turns so that a slow moment of the machine hits all.
+
+    One more round goes first, to warm up.
+    """
     times: list[list[float]] = [[] for _ in steps]
-    for _ in range(rounds):
+    for _ in range(rounds + 1):
         for step, taken in zip(steps, times, strict=True):
             start = time.perf_counter()
             step(batch)
             if step.device != 'cpu':
                 torch.cuda.synchronize(step.device)
             taken.append(time.perf_counter() - start)
-    return [statistics.median(taken) for taken in times]
+    return [statistics.median(taken[1:]) for taken in times]

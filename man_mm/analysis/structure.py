@@ -1,5 +1,6 @@
 """What a partition looks like: a row per module, as plain data."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -38,7 +39,6 @@ def module_rows(backbone: LocalBackbone) -> list[ModuleRow]:
     banked: tuple[str, ...] = ()
     for module in range(backbone.num_modules):
         units = backbone.unrolled.units[slice(*backbone.partition.span(module))]
-        own = sum(_trainable(backbone.backbone.get_submodule(path)) for unit in units for path in unit.layers)
         is_last = module == backbone.num_modules - 1
         writes = tuple(unit.tap for unit in units if unit.tap is not None)
         rows.append(
@@ -46,8 +46,8 @@ def module_rows(backbone: LocalBackbone) -> list[ModuleRow]:
                 module=module,
                 units=tuple(unit.name for unit in units),
                 stages=tuple(dict.fromkeys(unit.stage for unit in units)),
-                parameters=own,
-                auxiliary_parameters=0 if is_last else _trainable(backbone.auxiliaries[module]),
+                parameters=sum(_trainable(unit.parameters(backbone.backbone)) for unit in units),
+                auxiliary_parameters=0 if is_last else _trainable(backbone.auxiliaries[module].parameters()),
                 reads=banked if is_last or backbone.reads_bank else (),
                 writes=writes,
             )
@@ -56,8 +56,8 @@ def module_rows(backbone: LocalBackbone) -> list[ModuleRow]:
     return rows
 
 
-def _trainable(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+def _trainable(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() for p in parameters if p.requires_grad)
 
 
 def is_auxiliary_key(key: str) -> bool:

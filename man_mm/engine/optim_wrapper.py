@@ -1,5 +1,6 @@
 """LocalOptimWrapper: the one place where gradients of local losses are made."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -155,7 +156,7 @@ class LocalAmpOptimWrapper(LocalOptimWrapper, AmpOptimWrapper):
 
     def _on_nonfinite(self, message: str) -> None:
         """An overflow is what dynamic scaling is for: the scaler skips the step."""
-        print_log(f'{message} The loss scaler skips this step.', logger='current', level=30)
+        print_log(f'{message} The loss scaler skips this step.', logger='current', level=logging.WARNING)
 
 
 def _local_name(name: str) -> str:

@@ -1,5 +1,6 @@
 """LocalBackbone: the wrapped backbone, trained module by module."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -79,17 +80,13 @@ class LocalBackbone(BaseModule):
         self._register_state_dict_hook(_drop_inner_prefix)
 
     def _cut(self, num_modules: int, policy: str | Sequence[str], probe_size: tuple[int, int]) -> Partition:
-        names = [unit.name for unit in self.unrolled.units]
+        units = self.unrolled.units
+        frozen = [not any(p.requires_grad for p in unit.parameters(self.backbone)) for unit in units]
         costs = activation_bytes(self.backbone, self.unrolled, probe_size) if policy == 'memory' else None
-        result = partition(names, num_modules, policy, [not any(self._trainable(name)) for name in names], costs)
+        result = partition([unit.name for unit in units], num_modules, policy, frozen, costs)
         for note in result.notes:
-            print_log(f'LocalBackbone: {note}', logger='current', level=30)
+            print_log(f'LocalBackbone: {note}', logger='current', level=logging.WARNING)
         return result
-
-    def _trainable(self, unit_name: str) -> Iterator[bool]:
-        unit = next(unit for unit in self.unrolled.units if unit.name == unit_name)
-        for path in unit.layers:
-            yield from (p.requires_grad for p in self.backbone.get_submodule(path).parameters())
 
     @property
     def num_modules(self) -> int:
@@ -158,8 +155,7 @@ class LocalBackbone(BaseModule):
     def module_parameters(self, module: int) -> Iterator[nn.Parameter]:
         """Parameters of a module and of the auxiliary that trains it."""
         for unit in self.unrolled.units[slice(*self.partition.span(module))]:
-            for path in unit.layers:
-                yield from self.backbone.get_submodule(path).parameters()
+            yield from unit.parameters(self.backbone)
         if module < len(self.auxiliaries):
             yield from self.auxiliaries[module].parameters()
 

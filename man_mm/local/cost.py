@@ -15,7 +15,8 @@ def activation_bytes(net: nn.Module, unrolled: Unrolled, size: tuple[int, int]) 
 
     Runs a copy of `net` on the CPU in eval mode, so that no running statistics change.
     """
-    probe = copy.deepcopy(net).cpu().eval()
+    probe = copy.deepcopy(net).cpu()
+    probe.eval()  # on a line of its own: the ResNets of mmdet return None here
     known = {p.untyped_storage().data_ptr() for p in (*probe.parameters(), *probe.buffers())}
     x = torch.zeros(1, 3, *size)
     costs = []

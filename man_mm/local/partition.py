@@ -62,14 +62,15 @@ def partition(
     """
     names = tuple(units)
     _check_num_modules(num_modules, len(names))
-    frozen = list(frozen) if frozen is not None else [False] * len(names)
+    if num_modules == 1 or frozen is None:  # back-propagation does not mind frozen units
+        frozen = [False] * len(names)
     lead = next((i for i, is_frozen in enumerate(frozen) if not is_frozen), len(names))
     if lead == len(names):
         raise ValueError('backbone: every unit is frozen, so there is nothing for local learning to train.')
     notes = []
-    if lead and num_modules > 1:
+    if lead:
         notes.append(f'{", ".join(names[:lead])} are frozen and join module 0')
-    if not isinstance(policy, str):
+    if isinstance(policy, (list, tuple)):
         cuts = _named_cuts(names, num_modules, policy, lead)
     elif policy not in POLICIES:
         raise ValueError(f'partition={policy!r} is unknown. Choose one of {POLICIES}, or a list of unit names.')

@@ -5,7 +5,7 @@ replacement of layers (SyncBN conversion), and the same unit runs on the backbon
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -34,6 +34,11 @@ class Unit:
         for path in self.layers:
             x = net.get_submodule(path)(x)
         return x
+
+    def parameters(self, net: nn.Module) -> Iterator[nn.Parameter]:
+        """Parameters of the layers found in `net`."""
+        for path in self.layers:
+            yield from net.get_submodule(path).parameters()
 
 
 Finish = Callable[[nn.Module, Tensor, Mapping[str, Tensor]], object]

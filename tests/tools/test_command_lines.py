@@ -45,7 +45,7 @@ def test_amp_keeps_the_local_wrapper(tmp_path):
     arguments = ('--amp', '--cfg-options', 'optim_wrapper.type=NoSuchWrapper')
     result = python('train.py', MAN, '--work-dir', tmp_path, *arguments)
     assert result.returncode == 1 and "'man_mm.LocalOptimWrapper'" in result.stderr
-    script = "import common, train; c = common.Config.fromfile({!r}); train.enable_amp(c); print(c.optim_wrapper)"
+    script = 'import common, train; c = common.Config.fromfile({!r}); train.enable_amp(c); print(c.optim_wrapper)'
     printed = run(sys.executable, '-c', script.format(MAN), PYTHONPATH=f'{ROOT}:{ROOT / "tools"}').stdout
     assert "'type': 'man_mm.LocalAmpOptimWrapper'" in printed and "'loss_scale': 'dynamic'" in printed
 
@@ -75,3 +75,16 @@ def test_shell_launchers_explain_missing_arguments():
     for script in ('dist_train.sh', 'dist_test.sh', 'slurm_train.sh'):
         result = run('bash', ROOT / 'tools' / script)
         assert result.returncode != 0 and 'usage' in result.stderr
+
+
+def test_two_processes_train_through_the_launcher(tmp_path):
+    data = f'{tmp_path}/shapes/'
+    drawn = python('dataset_tools/make_shapes.py', '--out', data, '--num-train', 4, '--num-val', 2)
+    assert drawn.returncode == 0, drawn.stderr
+    options = [f'{loader}_dataloader.dataset.data_root={data}' for loader in ('train', 'val')]
+    options += [f'val_evaluator.ann_file={data}annotations/val.json', 'train_cfg.max_epochs=1']
+    launcher = ROOT / 'tools/dist_train.sh'
+    config = 'configs/demo/retinanet_r18_man_k4_shapes.py'
+    result = run('bash', launcher, config, 2, '--work-dir', tmp_path / 'run', '--cfg-options', *options, PORT='29517')
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert (tmp_path / 'run/epoch_1.pth').exists()

@@ -1,4 +1,4 @@
-_base_ = ['./retinanet_r18_bp_shapes.py', '../_base_/local_learning.py']
+_base_ = ['./retinanet_r50_bp_shapes.py', '../_base_/local_learning.py']
 model = dict(
     backbone=dict(
         _delete_=True,
