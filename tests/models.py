@@ -12,7 +12,9 @@ BOXES = ((4.0, 6.0, 28.0, 40.0), (20.0, 10.0, 60.0, 50.0), (30.0, 34.0, 44.0, 52
 
 PREPROCESSOR = dict(type='DetDataPreprocessor', mean=[120.0] * 3, std=[60.0] * 3, pad_size_divisor=32)
 RESNET = dict(type='ResNet', depth=18, base_channels=8, norm_cfg=dict(type='BN'), norm_eval=True, style='pytorch')
-FPN = dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=8, start_level=1, add_extra_convs='on_input', num_outs=5)
+FPN = dict(
+    type='FPN', in_channels=[8, 16, 32, 64], out_channels=8, start_level=1, add_extra_convs='on_input', num_outs=5
+)
 RETINA_HEAD = dict(
     type='RetinaHead',
     num_classes=CLASSES,
@@ -31,9 +33,7 @@ RETINA_HEAD = dict(
     loss_bbox=dict(type='L1Loss'),
 )
 ASSIGNER = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0.0, ignore_iof_thr=-1)
-TRAIN_CFG = dict(
-    assigner=ASSIGNER, sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1, debug=False
-)
+TRAIN_CFG = dict(assigner=ASSIGNER, sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1, debug=False)
 TEST_CFG = dict(nms_pre=50, min_bbox_size=0, score_thr=0.01, nms=dict(type='nms', iou_threshold=0.5), max_per_img=10)
 
 
@@ -52,7 +52,7 @@ def local_backbone(backbone=None, num_modules=4, auxiliary=None, neck=FPN, **opt
         type='man_mm.LocalBackbone',
         backbone={**RESNET, **(backbone or {})},
         num_modules=num_modules,
-        auxiliary=dict(type='man_mm.SLM', **{'neck': neck, **(auxiliary or {})}),
+        auxiliary={'type': 'man_mm.SLM', 'neck': neck, **(auxiliary or {})},
         **options,
     )
 

@@ -116,8 +116,7 @@ class LocalBackbone(BaseModule):
         for module, auxiliary in enumerate(self.auxiliaries):
             x, taps = self._run(module, x)
             local_backward(self._local_losses(auxiliary, x, taps, readout), module)
-            for name, feature in taps.items():
-                self.bank.put(name, feature)
+            self._put(taps)
         x, taps = self._run(self.num_modules - 1, x)
         return self.unrolled.finish(self.backbone, x, {**self.bank.taps(), **taps})
 
@@ -134,6 +133,11 @@ class LocalBackbone(BaseModule):
         if module > 0 and getattr(self.backbone, 'with_cp', False):
             x.requires_grad_()  # upstream's blocks are checkpointed only if their input requires a gradient
         return self.unrolled.run(self.backbone, *self.partition.span(module), x)
+
+    def _put(self, taps: Mapping[str, Tensor]) -> None:
+        """Bank a module's taps. In a scope of its own: no variable may hold a graph while the next module runs."""
+        for name, feature in taps.items():
+            self.bank.put(name, feature)
 
     def _earlier_taps(self) -> Mapping[str, Tensor]:
         taps = self.bank.taps()

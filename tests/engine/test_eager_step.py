@@ -1,0 +1,68 @@
+"""eager_step steps a module right after its backward; the numbers are those of the ordinary step."""
+
+import pytest
+import torch
+
+from ..models import batch, build, retinanet
+from ..training import SpyWrapper, Trainer, assert_equal, local_parameters, trainer
+
+
+@pytest.mark.parametrize(
+    ('num_modules', 'auxiliary', 'optimizer'),
+    [
+        (1, {}, torch.optim.SGD),
+        (2, dict(shared_head_grad='mean'), torch.optim.SGD),
+        (4, {}, torch.optim.AdamW),
+        (4, dict(neck='shared'), torch.optim.SGD),
+        (4, dict(head='private'), torch.optim.AdamW),
+        (9, {}, torch.optim.SGD),
+        (9, dict(head='private'), torch.optim.SGD),
+    ],
+    ids=str,
+)
+def test_eager_steps_end_in_the_weights_of_ordinary_steps(num_modules, auxiliary, optimizer):
+    runs = [
+        trainer(num_modules, auxiliary=auxiliary, optimizer=optimizer, lr=1e-3, eager_step=eager)
+        for eager in (False, True)
+    ]
+    for i in range(3):
+        logs = [run.step(batch(first=i)) for run in runs]
+        assert logs[0] == logs[1]
+    assert_equal(*(dict(run.model.state_dict()) for run in runs))
+
+
+def test_a_modules_gradients_are_gone_before_the_next_module_runs():
+    model = build(retinanet(4))
+    alive = []
+
+    def after(module):
+        alive.append({name for name, p in model.named_parameters() if p.grad is not None})
+
+    run = Trainer(model, SpyWrapper, after=after, eager_step=True)
+    run.step()
+    head = {name for name, _ in model.named_parameters() if name.startswith('bbox_head')}
+    assert alive[:3] == [head] * 3
+    assert alive[3] == head | local_parameters(model, 3) | {n for n, _ in model.named_parameters() if n[:4] == 'neck'}
+
+
+@pytest.mark.parametrize('auxiliary', [{}, dict(head='private')], ids=str)
+def test_clipping_per_module_is_the_same_with_and_without_eager_steps(auxiliary):
+    clip = dict(max_norm=0.05, per_module=True)
+    runs = [trainer(4, auxiliary=auxiliary, eager_step=eager, clip_grad=dict(clip)) for eager in (False, True)]
+    for run in runs:
+        run.step()
+        run.step(batch(first=7))
+    assert_equal(*(dict(run.model.state_dict()) for run in runs))
+
+
+@pytest.mark.parametrize(
+    ('options', 'reason'),
+    [
+        (dict(accumulative_counts=2), 'accumulative_counts=2'),
+        (dict(clip_grad=dict(max_norm=1.0)), r'clip_grad over all parameters \(set clip_grad.per_module=True\)'),
+    ],
+    ids=['accumulation', 'global clip'],
+)
+def test_eager_step_is_refused_where_it_would_change_the_numbers(options, reason):
+    with pytest.raises(ValueError, match=f'optim_wrapper.eager_step=True does not go with {reason}'):
+        trainer(4, eager_step=True, **options)

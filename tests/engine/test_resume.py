@@ -1,0 +1,87 @@
+"""A run that was killed and resumed ends in the weights of the unbroken one, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from man_mm.engine import EpochSeedHook
+
+from ..runs import make_coco, run_config, runner, write_config
+from ..training import assert_equal, fake_runner
+
+ROOT = Path(__file__).parents[2]
+KILLER = """
+import os, signal
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class KillHook(Hook):
+    def after_train_iter(self, runner, *args, **kwargs):
+        if runner.iter == 4:  # in the second of three epochs
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def train(config, *arguments, folder):
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': f'{ROOT}:{folder}'}
+    command = [sys.executable, str(ROOT / 'tools/train.py'), str(config), *arguments]
+    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    return make_coco(tmp_path_factory.mktemp('data') / 'coco')
+
+
+def final(folder):
+    return torch.load(folder / 'epoch_3.pth')  # with torch's own default, weights_only=True
+
+
+def test_a_killed_and_resumed_run_ends_as_the_unbroken_one(root, tmp_path):
+    runner(run_config(root, tmp_path / 'unbroken', epochs=3)).train()
+    (tmp_path / 'killer.py').write_text(KILLER)
+    killer = dict(hooks=[dict(type='KillHook')], custom_imports=dict(imports=['killer'], allow_failed_imports=False))
+    broken = run_config(root, tmp_path / 'broken', epochs=3)
+    killed = train(
+        write_config({**run_config(root, tmp_path / 'broken', epochs=3, **killer)}, tmp_path / 'killed.py'),
+        folder=tmp_path,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert sorted(p.name for p in (tmp_path / 'broken').glob('*.pth')) == ['epoch_1.pth']
+    resumed = train(write_config(broken, tmp_path / 'resumed.py'), '--resume', folder=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert (tmp_path / 'broken/epoch_2.pth').exists()
+    ours, theirs = final(tmp_path / 'broken'), final(tmp_path / 'unbroken')
+    assert_equal(ours['state_dict'], theirs['state_dict'])
+    momenta = [state['optimizer']['state'] for state in (ours, theirs)]
+    assert momenta[0].keys() == momenta[1].keys() and momenta[0]
+    for key, state in momenta[0].items():
+        assert torch.equal(state['momentum_buffer'], momenta[1][key]['momentum_buffer'])
+
+
+def test_a_run_repeats_with_its_seed_and_differs_with_another(root, tmp_path):
+    weights = []
+    for name, seed in (('a', 0), ('b', 0), ('c', 1)):
+        run = runner(dict(run_config(root, tmp_path / name, epochs=1), randomness=dict(seed=seed)))
+        run.train()
+        weights.append(run.model.state_dict()['bbox_head.retina_cls.bias'])
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_an_epochs_random_numbers_repeat_and_no_two_epochs_share_theirs():
+    def draw(seed, epoch):
+        EpochSeedHook().before_train_epoch(fake_runner(seed=seed, epoch=epoch))
+        return torch.rand(1).item(), np.random.rand(), random.random()
+
+    draws = [draw(seed, epoch) for seed in (0, 1) for epoch in range(5)]
+    assert draws == [draw(seed, epoch) for seed in (0, 1) for epoch in range(5)]
+    for numbers in zip(*draws, strict=True):
+        assert len(set(numbers)) == 10

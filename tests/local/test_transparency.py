@@ -1,0 +1,200 @@
+"""Outside of training a LocalBackbone is the backbone it wraps: outputs, state-dict keys, checkpoints."""
+
+import pytest
+import torch
+from mmengine.runner.checkpoint import get_state_dict, load_checkpoint
+from mmengine.runner.checkpoint import load_state_dict as mmengine_load
+
+from ..models import RESNET, batch, build, images, local_backbone, retinanet
+from ..training import assert_equal
+
+NARROW = dict(base_channels=8, norm_cfg=dict(type='BN'))
+CONTEXT = dict(cfg=dict(type='ContextBlock', ratio=0.25), stages=(False, True, True, False), position='after_conv3')
+DCN = dict(dcn=dict(type='DCNv2', deform_groups=1), stage_with_dcn=(False, True, True, True))
+MMDET = {
+    'resnet18': RESNET,
+    'resnet50': dict(type='ResNet', depth=50, **NARROW),
+    'caffe': dict(type='ResNet', depth=50, style='caffe', **NARROW),
+    'resnetv1d': dict(type='ResNetV1d', depth=50, stem_channels=16, **NARROW),
+    'resnext': dict(type='ResNeXt', depth=50, groups=2, base_width=4, **NARROW),
+    'res2net': dict(type='Res2Net', depth=50, scales=2, base_width=13, base_channels=16, norm_cfg=dict(type='BN')),
+    'resnest': dict(type='ResNeSt', depth=50, stem_channels=16, radix=2, reduction_factor=4, **NARROW),
+    'deep_stem': {**RESNET, 'deep_stem': True, 'stem_channels': 16},
+    'avg_down': {**RESNET, 'avg_down': True},
+    'plugins': dict(type='ResNet', depth=50, plugins=[CONTEXT], **NARROW),
+    'dcn': dict(type='ResNet', depth=50, **DCN, **NARROW),
+    'with_cp': {**RESNET, 'with_cp': True},
+    'frozen_stages': {**RESNET, 'frozen_stages': 1},
+    'norm_train': {**RESNET, 'norm_eval': False},
+    'group_norm': {**RESNET, 'norm_cfg': dict(type='GN', num_groups=4)},
+    'some_outputs': {**RESNET, 'out_indices': (1, 2)},
+    'one_output': {**RESNET, 'out_indices': (3,)},
+    'three_stages': {**RESNET, 'num_stages': 3, 'strides': (1, 2, 2), 'dilations': (1, 1, 1), 'out_indices': (0, 2)},
+    'dilated': {**RESNET, 'strides': (1, 2, 1, 1), 'dilations': (1, 1, 2, 4)},
+}
+PRETRAIN = {
+    'pretrain_resnet18': dict(type='ResNet', depth=18, stem_channels=8, base_channels=8, norm_cfg=dict(type='BN')),
+    'pretrain_resnet50': dict(type='ResNet', depth=50, out_indices=(0, 1, 2, 3)),
+    'pretrain_v1d': dict(type='ResNetV1d', depth=50, stem_channels=16, base_channels=8),
+    'pretrain_se': dict(type='SEResNet', depth=50, se_ratio=4),
+}
+BACKBONES = {**{k: (v, 'mmdet') for k, v in MMDET.items()}, **{k: (v, 'mmpretrain') for k, v in PRETRAIN.items()}}
+NECKLESS = dict(type='man_mm.SLM')
+
+
+def wrapped(cfg, num_modules, **auxiliary):
+    options = dict(type='man_mm.LocalBackbone', backbone=cfg, num_modules=num_modules)
+    return dict(**options, auxiliary={**NECKLESS, **auxiliary})
+
+
+def pair(name, num_modules, **auxiliary):
+    """A plain backbone, and one of ours with other weights."""
+    cfg, scope = BACKBONES[name]
+    return build(cfg, 0, scope), build(wrapped(cfg, num_modules, **auxiliary), 1, scope)
+
+
+def own_keys(module):
+    """State dict without auxiliaries."""
+    return {key: value for key, value in module.state_dict().items() if 'auxiliaries.' not in key}
+
+
+@pytest.mark.parametrize('num_modules', [1, 2, 5])
+@pytest.mark.parametrize('name', BACKBONES)
+def test_outputs_and_keys_are_the_plain_backbones(name, num_modules):
+    plain, ours = pair(name, num_modules)
+    assert list(own_keys(ours)) == list(plain.state_dict())
+    ours.load_state_dict(plain.state_dict(), strict=True)
+    for mode in (False, True):  # in training mode too: nobody asked for local losses
+        plain.train(mode), ours.train(mode)
+        expected, got = plain(images()), ours(images())
+        assert len(got) == len(expected)
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    assert_equal(own_keys(ours), dict(plain.state_dict()))  # running statistics moved alike
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_every_number_of_modules_up_to_the_number_of_units_builds(name):
+    cfg, scope = BACKBONES[name]
+    plain = build(cfg, 0, scope)
+    most = 1 + sum(len(getattr(plain, layer)) for layer in plain.res_layers[: max(plain.out_indices) + 1])
+    frozen = 1 + len(plain.layer1) if plain.frozen_stages == 1 else 0
+    for num_modules in (2, most // 2, most):
+        ours = build(wrapped(cfg, num_modules), 0, scope)
+        assert ours.num_modules == min(num_modules, most - frozen)
+        assert len(ours.auxiliaries) == ours.num_modules - 1
+    with pytest.raises(ValueError, match=f'num_modules={most + 1} .* to {most},'):
+        build(wrapped(cfg, most + 1), 0, scope)
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'resnetv1d', 'dcn', 'plugins', 'group_norm', 'pretrain_resnet18'])
+def test_auxiliaries_start_from_the_loaded_weights(name):
+    plain, ours = pair(name, 5)
+    ours.load_state_dict(plain.state_dict())
+    check_mirrors(ours, plain.state_dict())
+
+
+def check_mirrors(ours, source):
+    for auxiliary in ours.auxiliaries:
+        mirrored = auxiliary.mirrored_keys()
+        assert mirrored.keys() == {key for key in auxiliary.state_dict() if key.startswith('layers.')}
+        for own, key in mirrored.items():
+            assert torch.equal(auxiliary.state_dict()[own], source[key])
+
+
+def test_a_random_start_stays_random_when_weights_are_loaded():
+    plain, ours = pair('resnet18', 5, init='random')
+    before = {key: value.clone() for key, value in ours.auxiliaries.state_dict().items()}
+    missing = ours.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert all('auxiliaries' in key for key in missing)
+    assert_equal(dict(ours.auxiliaries.state_dict()), before)
+    weights = [p for name, p in ours.auxiliaries.named_parameters() if name.endswith('conv1.weight')]
+    assert weights and all(p.std() > 0 for p in weights)
+    assert not torch.equal(weights[0], ours.backbone.layer1[1].conv1.weight)
+
+
+def test_a_checkpoint_of_ours_keeps_its_auxiliaries():
+    plain, ours = pair('resnet18', 5)
+    torch.nn.init.normal_(ours.auxiliaries[0].layers.layer2.get_submodule('0').conv1.weight)
+    other = pair('resnet18', 5)[1]
+    other.load_state_dict(ours.state_dict(), strict=True)
+    assert_equal(dict(other.state_dict()), dict(ours.state_dict()))
+    with pytest.raises(RuntimeError, match='auxiliaries'):
+        plain.load_state_dict(ours.state_dict(), strict=True)
+
+
+def test_a_misspelled_key_is_still_an_error():
+    plain, ours = pair('resnet18', 5)
+    state = dict(plain.state_dict(), layer9=torch.zeros(1))
+    with pytest.raises(RuntimeError, match='layer9'):
+        ours.load_state_dict(state, strict=True)
+    state = dict(plain.state_dict())
+    state.pop('conv1.weight')
+    with pytest.raises(RuntimeError, match=r'conv1\.weight'):
+        ours.load_state_dict(state, strict=True)
+
+
+@pytest.fixture
+def detectors():
+    return build(retinanet(None), seed=0), build(retinanet(4, auxiliary=dict(head='private')), seed=1)
+
+
+def test_whole_detectors_exchange_checkpoints_through_torch(detectors):
+    plain, ours = detectors
+    result = ours.load_state_dict(plain.state_dict(), strict=False)
+    assert not result.unexpected_keys
+    assert all(key.startswith('backbone.auxiliaries.') for key in result.missing_keys)
+    assert all('.neck.' in key or '.heads.' in key for key in result.missing_keys)
+    assert_equal(own_keys(ours), dict(plain.state_dict()))
+    check_mirrors(ours.backbone, {k[9:]: v for k, v in plain.state_dict().items() if k.startswith('backbone.')})
+    fresh = build(retinanet(None), seed=2)
+    fresh.load_state_dict(own_keys(ours), strict=True)
+    assert_equal(dict(fresh.state_dict()), dict(plain.state_dict()))
+
+
+def test_whole_detectors_exchange_checkpoints_through_mmengine(detectors, tmp_path):
+    plain, ours = detectors
+    torch.save(dict(state_dict=get_state_dict(plain)), tmp_path / 'plain.pth')
+    load_checkpoint(ours, str(tmp_path / 'plain.pth'))
+    assert_equal({k: v for k, v in get_state_dict(ours).items() if 'auxiliaries' not in k}, dict(plain.state_dict()))
+    check_mirrors(ours.backbone, {k[9:]: v for k, v in plain.state_dict().items() if k.startswith('backbone.')})
+    assert get_state_dict(ours).keys() == ours.state_dict().keys()
+    torch.save(
+        dict(state_dict={k: v for k, v in get_state_dict(ours).items() if 'auxiliaries' not in k}), tmp_path / 'o.pth'
+    )
+    fresh = build(retinanet(None), seed=2)
+    load_checkpoint(fresh, str(tmp_path / 'o.pth'), strict=True)
+    assert_equal(dict(fresh.state_dict()), dict(plain.state_dict()))
+    again = build(retinanet(4, auxiliary=dict(head='private')), seed=3)
+    mmengine_load(again, get_state_dict(ours), strict=True)
+    assert_equal(dict(again.state_dict()), dict(ours.state_dict()))
+
+
+@pytest.mark.parametrize('inside', ['backbone', 'wrapper', 'detector'])
+def test_pretrained_weights_reach_backbone_and_auxiliaries(inside, tmp_path):
+    source = build(retinanet(None), seed=5)
+    state = source.state_dict() if inside == 'detector' else source.backbone.state_dict()
+    torch.save(dict(state_dict=state), tmp_path / 'pretrained.pth')
+    init = dict(type='Pretrained', checkpoint=str(tmp_path / 'pretrained.pth'))
+    cfg = retinanet(4)
+    dict(backbone=cfg['backbone']['backbone'], wrapper=cfg['backbone'], detector=cfg)[inside]['init_cfg'] = init
+    ours = build(cfg)
+    assert_equal(own_keys(ours.backbone), dict(source.backbone.state_dict()))
+    check_mirrors(ours.backbone, source.backbone.state_dict())
+
+
+def test_predictions_are_the_plain_detectors(detectors):
+    plain, ours = detectors
+    ours.load_state_dict(plain.state_dict(), strict=False)
+    with torch.no_grad():
+        expected, got = plain.eval().test_step(batch()), ours.eval().test_step(batch())
+    assert sum(len(a.pred_instances) for a in expected) > 0
+    for a, b in zip(got, expected, strict=True):
+        assert torch.equal(a.pred_instances.bboxes, b.pred_instances.bboxes)
+        assert torch.equal(a.pred_instances.scores, b.pred_instances.scores)
+
+
+def test_attributes_of_the_backbone_are_reachable():
+    ours = build(local_backbone())
+    assert ours.layer1 is ours.backbone.layer1 and ours.depth == 18
+    with pytest.raises(AttributeError, match='no_such_thing'):
+        _ = ours.no_such_thing

@@ -1,0 +1,104 @@
+"""A backbone as units: their forward is the backbone's, and what cannot be unrolled is refused by name."""
+
+import pytest
+import torch
+
+from man_mm.local import StageOutputs, Unit, Unrolled, copy_layers, register_unroll, unroll
+from man_mm.local.cost import activation_bytes
+
+from ..models import RESNET, build, images
+from .test_transparency import BACKBONES
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_running_all_units_and_finishing_is_the_backbones_forward(name):
+    net = build(BACKBONES[name][0], 0, BACKBONES[name][1])
+    net.eval()
+    described = unroll(net)
+    x, taps = described.run(net, 0, len(described.units), images())
+    got = described.finish(net, x, taps)
+    expected = net(images())
+    assert type(got) is type(expected)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_units_hold_every_layer_that_the_outputs_need_once(name):
+    net = build(BACKBONES[name][0], 0, BACKBONES[name][1])
+    owned = [id(p) for unit in unroll(net).units for path in unit.layers for p in net.get_submodule(path).parameters()]
+    assert len(owned) == len(set(owned))
+    sum(level.sum() for level in net(images())).backward()
+    assert {id(p) for p in net.parameters() if p.grad is not None} <= set(owned)
+
+
+@pytest.mark.parametrize(
+    ('end', 'blocks'), [(1, [1, 3, 5, 7]), (2, [2, 3, 5, 7]), (3, [3, 5, 7]), (4, [4, 5, 7]), (8, [8])]
+)
+def test_the_small_model_has_the_first_unit_behind_the_cut_of_every_remaining_stage(end, blocks):
+    units = unroll(build(RESNET)).units
+    chosen = unroll(build(RESNET)).first_of_remaining_stages(end)
+    assert [unit.name for unit in chosen] == [units[i].name for i in blocks]
+    assert [unit.tap for unit in chosen] == [unit.stage for unit in chosen]
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'scope'),
+    [
+        (dict(type='Darknet', depth=53), 'mmdet'),
+        (dict(type='DetectoRS_ResNet', depth=50, sac=None, stage_with_sac=(False,) * 4, output_img=True), 'mmdet'),
+        (dict(type='ResNet_CIFAR', depth=18), 'mmpretrain'),
+    ],
+    ids=lambda value: value.get('type') if isinstance(value, dict) else value,
+)
+def test_a_backbone_that_nothing_describes_is_named_with_those_that_are(cfg, scope):
+    with pytest.raises(ValueError, match=f'backbone: {cfg["type"]} cannot be unrolled') as error:
+        build(
+            dict(type='man_mm.LocalBackbone', backbone=cfg, num_modules=2, auxiliary=dict(type='man_mm.SLM')), 0, scope
+        )
+    assert 'mmdet.models.backbones.resnet.ResNet' in str(error.value)
+    assert 'register_unroll' in str(error.value)
+
+
+def test_a_description_of_ones_own_makes_a_backbone_trainable():
+    class Chain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            return (self.b(self.a(x)),)
+
+    class Heir(Chain):
+        pass
+
+    with pytest.raises(ValueError, match='Chain cannot be unrolled'):
+        unroll(Chain())
+
+    @register_unroll(Chain)
+    def chain(net):
+        return Unrolled((Unit('a', 'a', ('a',)), Unit('b', 'b', ('b',), 'b')), StageOutputs(('b',)))
+
+    assert [unit.name for unit in unroll(Heir()).units] == ['a', 'b']
+
+
+def test_copied_layers_are_apart_under_the_same_paths():
+    net = build(RESNET)
+    copies = copy_layers(net, ('layer2.0', 'layer3.1.conv1'))
+    assert set(copies.state_dict()) == {
+        key for key in net.state_dict() if key.startswith(('layer2.0.', 'layer3.1.conv1.'))
+    }
+    assert not {id(p) for p in copies.parameters()} & {id(p) for p in net.parameters()}
+
+
+def test_activation_bytes_count_what_a_unit_saves_and_leave_the_backbone_alone():
+    net = build({**RESNET, 'norm_eval': False})
+    net.train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    costs = activation_bytes(net, unroll(net), (64, 64))
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert net.training
+    half = activation_bytes(net, unroll(net), (32, 32))
+    assert len(costs) == 9 and all(a > b > 0 for a, b in zip(costs, half, strict=True))
+    conv1_out, image, pooled = 8 * 32 * 32 * 4, 3 * 64 * 64 * 4, 8 * 16 * 16
+    # image, conv1's and the in-place ReLU's output, max-pool's indices; normalisation in eval mode saves no copy
+    assert costs[0] == image + 2 * conv1_out + pooled * 8

@@ -1,0 +1,265 @@
+"""Single-stage, two-stage and DETR-style detectors train locally, with the model's own code for their losses."""
+
+import copy
+import re
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+
+from ..models import ASSIGNER, BOXES, CLASSES, FPN, PREPROCESSOR, RESNET, RETINA_HEAD, batch, build, retinanet
+from ..training import Trainer, assert_equal, named, reached, trainer
+
+PLAIN_SAMPLER = dict(type='RandomSampler', num=16, pos_fraction=0.5, neg_pos_ub=-1, add_gt_as_proposals=False)
+NMS = dict(type='nms', iou_threshold=0.7)
+ANCHORS = dict(type='AnchorGenerator', scales=[4], ratios=[0.5, 1.0], strides=[4, 8, 16, 32, 64])
+CODER = dict(type='DeltaXYWHBBoxCoder')
+CE, L1 = dict(type='CrossEntropyLoss', use_sigmoid=True), dict(type='L1Loss')
+
+FCOS_NECK = {**FPN, 'add_extra_convs': 'on_output', 'relu_before_extra_convs': True}
+FCOS = dict(
+    type='FCOS',
+    neck=FCOS_NECK,
+    bbox_head=dict(
+        type='FCOSHead',
+        num_classes=CLASSES,
+        in_channels=8,
+        feat_channels=8,
+        stacked_convs=1,
+        strides=[8, 16, 32, 64, 128],
+        norm_cfg=dict(type='GN', num_groups=2),
+    ),
+)
+RPN_CFG = dict(assigner=ASSIGNER, sampler=PLAIN_SAMPLER, allowed_border=-1, pos_weight=-1, debug=False)
+RCNN_CFG = dict(assigner=ASSIGNER, sampler={**PLAIN_SAMPLER, 'add_gt_as_proposals': True}, pos_weight=-1, debug=False)
+FASTER_RCNN = dict(
+    type='FasterRCNN',
+    neck=dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=8, num_outs=5),
+    rpn_head=dict(
+        type='RPNHead',
+        in_channels=8,
+        feat_channels=8,
+        anchor_generator=ANCHORS,
+        bbox_coder=CODER,
+        loss_cls=CE,
+        loss_bbox=L1,
+    ),
+    roi_head=dict(
+        type='StandardRoIHead',
+        bbox_roi_extractor=dict(
+            type='SingleRoIExtractor',
+            roi_layer=dict(type='RoIAlign', output_size=3, sampling_ratio=0),
+            out_channels=8,
+            featmap_strides=[4, 8, 16, 32],
+        ),
+        bbox_head=dict(
+            type='Shared2FCBBoxHead',
+            in_channels=8,
+            fc_out_channels=8,
+            roi_feat_size=3,
+            num_classes=CLASSES,
+            bbox_coder=CODER,
+            reg_class_agnostic=False,
+            loss_cls=dict(type='CrossEntropyLoss'),
+            loss_bbox=L1,
+        ),
+    ),
+    train_cfg=dict(rpn=RPN_CFG, rpn_proposal=dict(nms_pre=50, max_per_img=20, nms=NMS, min_bbox_size=0), rcnn=RCNN_CFG),
+    test_cfg=dict(
+        rpn=dict(nms_pre=50, max_per_img=20, nms=NMS, min_bbox_size=0),
+        rcnn=dict(score_thr=0.05, nms=NMS, max_per_img=10),
+    ),
+)
+
+
+def attention(**more):
+    return dict(embed_dims=16, num_heads=2, dropout=0.0, **more)
+
+
+FFN = dict(embed_dims=16, feedforward_channels=16, num_fcs=2, ffn_drop=0.0, act_cfg=dict(type='ReLU', inplace=True))
+SELF = attention(batch_first=True)
+DETR_MATCHER = dict(
+    type='HungarianAssigner',
+    match_costs=[
+        dict(type='ClassificationCost', weight=1.0),
+        dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
+        dict(type='IoUCost', iou_mode='giou', weight=2.0),
+    ],
+)
+DETR = dict(
+    type='DETR',
+    num_queries=5,
+    backbone=dict(out_indices=(3,)),
+    neck=dict(type='ChannelMapper', in_channels=[64], kernel_size=1, out_channels=16, act_cfg=None, num_outs=1),
+    encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=SELF, ffn_cfg=FFN)),
+    decoder=dict(
+        num_layers=2, layer_cfg=dict(self_attn_cfg=SELF, cross_attn_cfg=SELF, ffn_cfg=FFN), return_intermediate=True
+    ),
+    positional_encoding=dict(num_feats=8, normalize=True),
+    bbox_head=dict(
+        type='DETRHead',
+        num_classes=CLASSES,
+        embed_dims=16,
+        loss_cls=dict(type='CrossEntropyLoss', bg_cls_weight=0.1, class_weight=1.0),
+        loss_bbox=dict(type='L1Loss', loss_weight=5.0),
+        loss_iou=dict(type='GIoULoss', loss_weight=2.0),
+    ),
+    train_cfg=dict(assigner=DETR_MATCHER),
+    test_cfg=dict(max_per_img=5),
+)
+DEFORMABLE = dict(
+    type='DeformableDETR',
+    num_queries=5,
+    num_feature_levels=3,
+    with_box_refine=False,
+    as_two_stage=False,
+    backbone=dict(out_indices=(1, 2, 3)),
+    neck=dict(type='ChannelMapper', in_channels=[16, 32, 64], kernel_size=1, out_channels=16, act_cfg=None, num_outs=3),
+    encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=attention(batch_first=True, num_levels=3), ffn_cfg=FFN)),
+    decoder=dict(
+        num_layers=1,
+        return_intermediate=True,
+        layer_cfg=dict(self_attn_cfg=SELF, cross_attn_cfg=attention(batch_first=True, num_levels=3), ffn_cfg=FFN),
+        post_norm_cfg=None,
+    ),
+    positional_encoding=dict(num_feats=8, normalize=True, offset=-0.5),
+    bbox_head=dict(
+        type='DeformableDETRHead',
+        num_classes=CLASSES,
+        sync_cls_avg_factor=True,
+        embed_dims=16,
+        loss_cls=dict(type='FocalLoss', use_sigmoid=True),
+        loss_bbox=L1,
+        loss_iou=dict(type='GIoULoss'),
+    ),
+    train_cfg=dict(
+        assigner={**DETR_MATCHER, 'match_costs': [dict(type='FocalLossCost'), *DETR_MATCHER['match_costs'][1:]]}
+    ),
+    test_cfg=dict(max_per_img=5),
+)
+DETECTORS = dict(fcos=FCOS, faster_rcnn=FASTER_RCNN, detr=DETR, deformable_detr=DEFORMABLE)
+
+
+def detector(name, num_modules=3, **auxiliary):
+    """Config of a detector; `num_modules=None` gives the plain upstream one."""
+    if name == 'retinanet':
+        return retinanet(num_modules, auxiliary=auxiliary)
+    cfg = copy.deepcopy(DETECTORS[name])
+    net = {**RESNET, **cfg.get('backbone', {})}
+    if num_modules is not None:
+        slm = dict(type='man_mm.SLM', **{'neck': cfg['neck'], **auxiliary})
+        net = dict(type='man_mm.LocalBackbone', backbone=net, num_modules=num_modules, auxiliary=slm)
+    return {**cfg, 'backbone': net, 'data_preprocessor': PREPROCESSOR}
+
+
+@pytest.mark.parametrize('head', ['shared', 'private'])
+@pytest.mark.parametrize('name', ['retinanet', *DETECTORS])
+def test_every_parameter_that_upstream_trains_gets_a_gradient_in_model_and_auxiliaries(name, head):
+    run = Trainer(build(detector(name, head=head)))
+    logs = run.step()
+    assert all(torch.isfinite(value) for value in logs.values())
+    plain = bp_gradients(name)
+    without = named(run.model, '') - run.gradients.keys()
+    assert {upstream_name(key) for key in run.gradients} >= plain
+    assert not {upstream_name(key) for key in without} & plain  # e.g. a neck's unused level stays unused
+
+
+def upstream_name(key):
+    """The plain model's name of a parameter, or of the one that an auxiliary's mirrors."""
+    for pattern in (r'^backbone\.backbone\.', r'^backbone\.auxiliaries\.\d+\.layers\.'):
+        key = re.sub(pattern, 'backbone.', key)
+    return re.sub(r'^backbone\.auxiliaries\.\d+\.(heads\.)?', '', key)
+
+
+def bp_gradients(name):
+    """Parameters that get a gradient from one step of the plain upstream model."""
+    model = build(detector(name, None)).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    found = set()
+    optimizer.register_step_pre_hook(
+        lambda *_: found.update(n for n, p in model.named_parameters() if p.grad is not None)
+    )
+    model.train_step(batch(), OptimWrapper(optimizer=optimizer))
+    return found
+
+
+@pytest.mark.parametrize('name', ['retinanet', *DETECTORS])
+def test_private_heads_are_trained_by_their_own_module_only(name):
+    model = build(detector(name, head='private'))
+    run = Trainer(model)
+    plain, seen = run.optim_wrapper.local_backward, []
+
+    def local_backward(losses, module):
+        seen.append(reached(model.parse_losses(losses)[0], model))
+        plain(losses, module)
+
+    run.optim_wrapper.local_backward = local_backward
+    run.step()
+    direct = {key for key, _ in model.named_parameters(recurse=False)}  # e.g. Deformable DETR's level embedding
+    heads = [key for key, _ in model.named_children() if key not in ('backbone', 'neck', 'data_preprocessor')]
+    for module, found in enumerate(seen):
+        own = {key for key in found if f'auxiliaries.{module}.' in key or key.startswith('backbone.backbone.')}
+        assert found - own <= direct
+        assert {key.split('.')[4] for key in found if '.heads.' in key} <= set(heads)
+        assert any('.heads.' in key for key in found)
+
+
+@pytest.mark.parametrize('name', ['retinanet', *DETECTORS])
+def test_targets_are_not_changed_by_local_losses(name):
+    data = batch()
+    before = [sample.gt_instances.clone() for sample in data['data_samples']]
+    Trainer(build(detector(name))).step(data)
+    for sample, old in zip(data['data_samples'], before, strict=True):
+        assert torch.equal(sample.gt_instances.bboxes, old.bboxes)
+        assert torch.equal(sample.gt_instances.labels, old.labels)
+    assert len(before[0]) == len(BOXES)
+
+
+def test_a_head_of_its_own_config_trains_the_module_in_place_of_the_models():
+    light = {**RETINA_HEAD, 'feat_channels': 4, 'stacked_convs': 2}
+    run = trainer(3, auxiliary=dict(head=dict(bbox_head=light)))
+    heads = [auxiliary.heads.bbox_head for auxiliary in run.model.backbone.auxiliaries]
+    assert [len(head.cls_convs) for head in heads] == [2, 2]
+    assert heads[0].train_cfg is run.model.bbox_head.train_cfg
+    run.step()
+    assert run.gradients.keys() == named(run.model, '')
+    assert run.model.bbox_head.feat_channels == 8 and len(run.model.bbox_head.cls_convs) == 1
+
+
+def test_the_model_is_itself_again_after_a_step():
+    run = trainer(4, auxiliary=dict(head='private'))
+    names, head = [name for name, _ in run.model.named_children()], run.model.bbox_head
+    run.step()
+    assert [name for name, _ in run.model.named_children()] == names
+    assert run.model.bbox_head is head and 'extract_feat' not in vars(run.model)
+    assert all(p.requires_grad for p in run.model.parameters())
+
+
+@pytest.mark.parametrize('rule', ['sum', 'last'])
+def test_the_model_is_itself_again_after_an_exception_in_a_local_loss(rule):
+    run = trainer(4, auxiliary=dict(head='private', shared_head_grad=rule))
+    head = run.model.bbox_head
+    trained = named(run.model, '')
+
+    def fail(*_):
+        raise RuntimeError('out of memory')
+
+    handle = run.model.backbone.auxiliaries[0].heads.bbox_head.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match='out of memory'):
+        run.step()
+    assert run.model.bbox_head is head and 'extract_feat' not in vars(run.model)
+    assert named(run.model, '') == trained
+    handle.remove()
+    run.step()
+
+
+def test_the_detached_head_copies_start_apart():
+    model = build(retinanet(3, auxiliary=dict(head='private')))
+    heads = [auxiliary.heads.bbox_head for auxiliary in model.backbone.auxiliaries]
+    weights = [dict(head.state_dict()) for head in (model.bbox_head, *heads)]
+    assert weights[0].keys() == weights[1].keys() == weights[2].keys()
+    assert_equal(
+        {k: v.new_tensor(v.shape) for k, v in weights[0].items()},
+        {k: v.new_tensor(v.shape) for k, v in weights[1].items()},
+    )
+    assert not {id(p) for p in heads[0].parameters()} & {id(p) for p in model.bbox_head.parameters()}

@@ -1,0 +1,85 @@
+"""Imports run one way, and the package itself needs torch and mmengine only."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / 'man_mm'
+FILES = sorted(PACKAGE.rglob('*.py'))
+HOSTS = ('mmdet', 'mmpretrain', 'mmagic', 'mmseg', 'mmpose', 'mmcv')
+
+
+def imported(file):
+    """Dotted names of all modules and names that a file imports, at any depth, as absolute ones."""
+    package = ('man_mm', *file.relative_to(PACKAGE).parts[:-1])
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            stem = '.'.join((*base, *([node.module] if node.module else [])))
+            yield from (f'{stem}.{alias.name}' for alias in node.names)
+
+
+def files_of(*parts):
+    found = [file for file in FILES if file.relative_to(PACKAGE).parts[0] in parts]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    'file', files_of('local', 'engine', 'auxiliary', 'readout', 'registry.py', '__init__.py'), ids=str
+)
+def test_the_mechanism_imports_no_host_library(file):
+    assert not [name for name in imported(file) if name.split('.')[0] in HOSTS]
+
+
+@pytest.mark.parametrize('file', files_of('local'), ids=lambda file: file.name)
+def test_local_imports_nothing_that_builds_on_it(file):
+    upper = ('man_mm.auxiliary', 'man_mm.readout', 'man_mm.engine', 'man_mm.analysis', 'man_mm.datasets')
+    assert not [name for name in imported(file) if name.startswith(upper)]
+
+
+@pytest.mark.parametrize(
+    ('part', 'others'),
+    [
+        ('auxiliary', ('readout', 'engine', 'analysis')),
+        ('readout', ('auxiliary', 'engine')),
+        ('engine', ('auxiliary', 'analysis')),
+    ],
+)
+def test_parts_above_local_know_no_more_than_they_need(part, others):
+    names = {name for file in files_of(part) for name in imported(file)}
+    assert any(name.startswith('man_mm.') for name in names)
+    assert not [name for name in names if name.startswith(tuple(f'man_mm.{other}' for other in others))]
+
+
+def test_backward_is_called_in_the_optim_wrapper_only():
+    calls = {
+        str(file.relative_to(PACKAGE))
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == 'backward'
+    }
+    assert calls == {'engine/optim_wrapper.py'}
+
+
+def loaded_after(statement):
+    script = f'import sys; {statement}; print(*sorted({{name.split(".")[0] for name in sys.modules}}))'
+    env = {**os.environ, 'PYTHONPATH': str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, '-c', script], env=env, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_loads_no_host_library():
+    loaded = loaded_after('import man_mm, man_mm.local, man_mm.auxiliary, man_mm.readout, man_mm.engine')
+    assert 'man_mm' in loaded and 'torch' in loaded
+    assert not loaded & set(HOSTS)
+
+
+def test_the_text_of_the_package_is_ascii():
+    assert all(file.read_text().isascii() for file in FILES)
