@@ -13,7 +13,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
-__all__ = ['HOOKS', 'MODELS', 'OPTIM_WRAPPERS', 'strict_keys']
+__all__ = ['HOOKS', 'MODELS', 'OPTIM_WRAPPERS', 'strict_keys', 'switch']
 
 MODELS = Registry('model', parent=ROOT_MODELS, scope='man_mm', locations=['man_mm.local', 'man_mm.auxiliary'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='man_mm', locations=['man_mm.engine'])
@@ -48,3 +48,14 @@ def _legal_keys(cls: type) -> set[str]:
             if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 break
     return legal - {'self'}
+
+
+def switch(key: str, value: Any) -> bool:
+    """Return the value of a config switch; a command line turns `no` and `off` into strings, which are true.
+
+    Raises:
+        ValueError: If it is neither True nor False.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f'{key}={value!r} must be True or False.')
+    return value

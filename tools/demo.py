@@ -1,6 +1,6 @@
 """Train a small RetinaNet by back-propagation and by local learning with MAN, and compare them: `make demo`.
 
-Draws a data set, measures memory and time of a training step of both, trains both by tools/train.py, and ends with a
+Draws a data set, measures memory and time of a training step of both, trains both with tools/train.py, and ends with a
 table and two pictures below work_dirs/demo. Nothing is downloaded or stored beforehand.
 """
 
@@ -10,15 +10,15 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import demo_pictures as pictures
-import mmengine
 import torch
+from demo_phases import Phases, run_python
 from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -32,10 +32,9 @@ from man_mm.analysis.step import TrainStep, first_batch, step_peak_bytes, step_s
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path('work_dirs/demo')
 CONFIGS = {
-    'BP': 'configs/demo/retinanet_r50_bp_shapes.py',
-    'MAN': 'configs/demo/retinanet_r50_man_k4_shapes.py',
+    'BP': 'configs/demo/retinanet_r18_bp_shapes.py',
+    'MAN': 'configs/demo/retinanet_r18_man_k4_shapes.py',
 }
-NUM_TRAIN, NUM_VAL = 600, 50
 TIMED_ROUNDS = 9
 NUM_PICTURES, MIN_OBJECTS, SCORE_THRESHOLD = 4, 4, 0.4
 METRICS = {'AP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'AP75': 'coco/bbox_mAP_75'}
@@ -46,79 +45,25 @@ AP_LINE = re.compile(r'Epoch\(val\)\s+\[(\d+)\]\[.*?bbox_mAP: (-?[\d.]+)')
 console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
-class Phases:
-    """Announces phases, and knows how long the rest of the demo takes.
-
-    Args:
-        seconds: Every phase with a first guess of its seconds, on two cores; measurements replace them.
-    """
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = seconds
-        self.current = ''
-        self.started = 0.0
-
-    def start(self, phase: str) -> None:
-        """Begin a phase; the one before is over."""
-        self.current, self.started = phase, time.monotonic()
-        number = 1 + list(self.seconds).index(phase)
-        console.print(f'\n[bold][{number}/{len(self.seconds)}] {phase}[/bold] ... {self.left()}', markup=True)
-
-    def left(self, share_done: float = 0.0) -> str:
-        """What is left of the demo when `share_done` (0..1) of the current phase is done, in words."""
-        order = list(self.seconds)
-        rest = sum(self.seconds[phase] for phase in order[order.index(self.current) + 1 :])
-        own = self.seconds[self.current]
-        if share_done > 0:
-            own = (time.monotonic() - self.started) / share_done
-            if share_done < 0.2:  # start-up weighs too much yet
-                own = (own + self.seconds[self.current]) / 2
-        seconds = max(0.0, own * (1 - share_done) + rest)
-        return f'about {seconds / 60:.1f} min left' if seconds >= 60 else f'about {seconds:.0f} s left'
-
-
-def run(command: list[str], log: Path, on_line) -> None:
-    """Run a Python program, write its output to `log`, and hand every line to `on_line`.
-
-    Raises:
-        RuntimeError: If it fails; with the end of its output.
-    """
-    lines: list[str] = []
-    with log.open('w', encoding='utf-8') as file:
-        with subprocess.Popen(
-            [sys.executable, '-u', *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
-            for line in process.stdout:
-                file.write(line)
-                lines.append(line)
-                on_line(line)
-    if process.returncode != 0:
-        raise RuntimeError(
-            f'{" ".join(command)} ended with exit status {process.returncode}. The end of {log}:\n{"".join(lines[-15:])}'
-        )
-
-
 def measure(configs: dict[str, Config], device: str) -> dict[str, dict[str, float]]:
     """Peak bytes and median seconds of a training step of every config, all on the same batch."""
     MMLogger.get_instance('demo', logger_name='demo', log_level='ERROR')  # else every initialised weight is a line
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        batch = first_batch(next(iter(configs.values())))
+        batch = first_batch(configs['BP'])
         peaks = {name: step_peak_bytes(TrainStep(cfg, device), batch) for name, cfg in configs.items()}
         seconds = step_seconds([TrainStep(cfg, device) for cfg in configs.values()], batch, TIMED_ROUNDS)
     return {name: dict(peak_bytes=peaks[name], step_seconds=s) for name, s in zip(configs, seconds, strict=True)}
 
 
-def train(name: str, config: str, max_epochs: int, phases: Phases) -> None:
+def train(name: str, max_epochs: int, phases: Phases) -> None:
     """Train one config as a user would, showing its progress."""
 
     def show(line: str) -> None:
         step, validated = STEP_LINE.search(line), AP_LINE.search(line)
         if step:
-            epoch, done, of, loss = int(step[1]), int(step[2]), int(step[3]), step[4]
-            local = LOCAL_LOSS.findall(line)
-            losses = f'loss {float(loss):.3f}' + (
-                f', local {" ".join(f"{float(x):.3f}" for x in local)}' if local else ''
-            )
+            epoch, done, of, loss = int(step[1]), int(step[2]), int(step[3]), float(step[4])
+            local = ' '.join(f'{float(value):.2f}' for value in LOCAL_LOSS.findall(line))
+            losses = f'loss {loss:.2f}' + (f', local {local}' if local else '')
             left = phases.left((epoch - 1 + done / of) / max_epochs)
             console.print(f'  {name:3}  epoch {epoch}/{max_epochs}  step {done:2}/{of}  {losses}  ({left})')
         elif validated:
@@ -128,7 +73,8 @@ def train(name: str, config: str, max_epochs: int, phases: Phases) -> None:
 
     work_dir = OUT / name.lower()
     shutil.rmtree(work_dir, ignore_errors=True)
-    run(['tools/train.py', config, '--work-dir', str(work_dir)], OUT / f'{name.lower()}.log', show)
+    command = ['tools/train.py', CONFIGS[name], '--work-dir', str(work_dir)]
+    run_python(command, OUT / f'{name.lower()}.log', show)
 
 
 def detect(cfg: Config, work_dir: Path, files: list[str], device: str) -> list:
@@ -136,11 +82,8 @@ def detect(cfg: Config, work_dir: Path, files: list[str], device: str) -> list:
     with contextlib.redirect_stdout(io.StringIO()):
         model = init_detector(cfg, find_latest_checkpoint(str(work_dir)), device=device)
         results = [result.pred_instances.cpu().numpy() for result in inference_detector(model, files)]
-    found = []
-    for result in results:
-        sure = result[result.scores >= SCORE_THRESHOLD]
-        found.append((pictures.as_xywh(sure.bboxes), sure.labels.tolist(), sure.scores.tolist()))
-    return found
+    sure = [result[result.scores >= SCORE_THRESHOLD] for result in results]
+    return [(pictures.as_xywh(found.bboxes), found.labels.tolist(), found.scores.tolist()) for found in sure]
 
 
 def draw(configs: dict[str, Config], runs: dict, device: str) -> None:
@@ -161,14 +104,9 @@ def draw(configs: dict[str, Config], runs: dict, device: str) -> None:
     pictures.draw_curves(OUT / 'curves.png', runs)
 
 
-def report(measured: dict, runs: dict, setting: dict) -> None:
-    """Write table.json and print the table."""
-    rows = {
-        name: {**{key: 100 * runs[name][1][-1][source] for key, source in METRICS.items()}, **measured[name]}
-        for name in runs
-    }
-    (OUT / 'table.json').write_text(json.dumps(dict(setting, rows=rows), indent=2), encoding='utf-8')
-    table = Table(title=f'RetinaNet on {NUM_VAL} validation images, trained from scratch on {NUM_TRAIN}')
+def as_table(rows: dict[str, dict[str, float]], title: str) -> Table:
+    """A line per method, and what MAN changes."""
+    table = Table(title=title)
     table.add_column('')
     for heading in (*METRICS, 'peak memory (MiB)', 'seconds per step'):
         table.add_column(heading, justify='right')
@@ -176,71 +114,84 @@ def report(measured: dict, runs: dict, setting: dict) -> None:
         scores = (f'{row[key]:.1f}' for key in METRICS)
         table.add_row(name, *scores, f'{row["peak_bytes"] / 2**20:.1f}', f'{row["step_seconds"]:.3f}')
     bp, man = rows['BP'], rows['MAN']
-    changes = (f'{man[key] - bp[key]:+.1f}' for key in METRICS)
     memory = f'{100 * (man["peak_bytes"] / bp["peak_bytes"] - 1):+.0f} %'
     table.add_section()
+    changes = (f'{man[key] - bp[key]:+.1f}' for key in METRICS)
     table.add_row('MAN against BP', *changes, memory, f'x {man["step_seconds"] / bp["step_seconds"]:.2f}')
+    return table
+
+
+def report(measured: dict, runs: dict, setting: dict[str, Any]) -> None:
+    """Write table.json and print the table."""
+    rows = {
+        name: {**{key: 100 * runs[name][1][-1][source] for key, source in METRICS.items()}, **measured[name]}
+        for name in runs
+    }
+    (OUT / 'table.json').write_text(json.dumps(dict(setting, rows=rows), indent=2), encoding='utf-8')
+    num_train, num_val = setting['num_images']
     console.print()
-    console.print(table)
+    console.print(as_table(rows, f'RetinaNet from scratch: {num_train} training and {num_val} validation images'))
     console.print(
         f'MAN: {setting["num_modules"]} gradient-isolated modules. Batch {setting["batch_size"]}, '
         f'{setting["device"]}, {setting["threads"]} threads, torch {setting["torch"]}.\n'
-        'AP by pycocotools, at the last epoch. Memory: live tensors of one training step (weights, optimizer state, '
-        'gradients, activations).'
+        'AP: pycocotools, after the last epoch. Memory: live tensors of one training step, i.e. weights, optimizer '
+        'state,\ngradients and activations.'
     )
 
 
-def main_phases(phases: Phases) -> None:
+def run_phases(phases: Phases) -> None:
     """Run all phases; the keys of `phases.seconds` name them."""
-    draw_data, measuring, *training, finish = phases.seconds
+    drawing_data, measuring, *training, drawing = phases.seconds
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     configs = {name: Config.fromfile(path) for name, path in CONFIGS.items()}
-    max_epochs, batch_size = configs['BP'].train_cfg.max_epochs, configs['BP'].train_dataloader.batch_size
+    bp = configs['BP']
+    max_epochs, batch_size = bp.train_cfg.max_epochs, bp.train_dataloader.batch_size
 
-    phases.start(draw_data)
-    numbers = ['--num-train', str(NUM_TRAIN), '--num-val', str(NUM_VAL)]
-    out = configs['BP'].data_root.rstrip('/')
-    make = ['tools/dataset_tools/make_shapes.py', '--out', out, '--seed', '0', *numbers]
-    run(make, OUT / 'data.log', lambda line: console.print(f'  {line.rstrip()}'))
+    phases.start(drawing_data)
+    make = ['tools/dataset_tools/make_shapes.py', '--out', bp.data_root]
+    run_python(make, OUT / 'data.log', lambda line: console.print(f'  {line.rstrip()}', markup=False))
+    datasets = [loader.dataset for loader in (bp.train_dataloader, bp.val_dataloader)]
+    num_images = [pictures.count_images(Path(data.data_root) / data.ann_file) for data in datasets]
 
     phases.start(measuring)
     measured = measure(configs, device)
+    num_steps = max_epochs * -(-num_images[0] // batch_size)
+    for phase, (name, row) in zip(training, measured.items(), strict=True):
+        phases.seconds[phase] = 20 + 1.1 * num_steps * row['step_seconds']  # start-up, data, validation
+        peak = row['peak_bytes'] / 2**20
+        console.print(
+            f'  {name:3}  {peak:.1f} MiB at most, {row["step_seconds"]:.3f} s a step, {num_steps} steps to come'
+        )
+
     for phase, name in zip(training, CONFIGS, strict=True):
-        steps = max_epochs * -(-NUM_TRAIN // batch_size)
-        phases.seconds[phase] = 20 + 1.15 * steps * measured[name]['step_seconds']
-        peak, seconds = measured[name]['peak_bytes'] / 2**20, measured[name]['step_seconds']
-        console.print(f'  {name:3}  {peak:.1f} MiB at most, {seconds:.3f} s a step, {steps} steps to come')
-
-    for phase, (name, path) in zip(training, CONFIGS.items(), strict=True):
         phases.start(phase)
-        train(name, path, max_epochs, phases)
+        train(name, max_epochs, phases)
 
-    phases.start(finish)
+    phases.start(drawing)
     runs = {name: read_scalars(OUT / name.lower()) for name in CONFIGS}
     draw(configs, runs, device)
-    setting = dict(torch=torch.__version__, mmengine=mmengine.__version__, device=device)
-    setting.update(threads=torch.get_num_threads(), batch_size=batch_size, max_epochs=max_epochs)
-    report(measured, runs, dict(setting, num_modules=configs['MAN'].model.backbone.num_modules))
+    setting = dict(torch=torch.__version__, device=device, threads=torch.get_num_threads(), num_images=num_images)
+    setting.update(configs=CONFIGS, batch_size=batch_size, num_modules=configs['MAN'].model.backbone.num_modules)
+    report(measured, runs, setting)
 
 
 def main() -> None:
     os.chdir(ROOT)  # the configs name the data from here
     OUT.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    phases = Phases(
-        {
-            'drawing the data set': 15,
-            'measuring a training step of both': 30,
-            'training by BP': 140,
-            'training by MAN': 260,
-            'drawing the pictures': 15,
-        }
-    )
+    guesses = {
+        'drawing the data set': 15,
+        'measuring a training step of both': 25,
+        'training by BP': 130,
+        'training by MAN': 260,
+        'drawing the pictures': 15,
+    }
+    phases = Phases(console, guesses)
     try:
-        main_phases(phases)
+        run_phases(phases)
     except Exception:
         traceback.print_exc()
-        sys.exit(f'The demo stopped while {phases.current}; its logs are in {OUT}.')
+        sys.exit(f'The demo failed while {phases.current or "reading the configs"}. Logs: {OUT}')
     for name in ('table.json', 'detections.png', 'curves.png'):
         console.print(f'  {OUT / name}')
     console.print(f'Done in {(time.monotonic() - began) / 60:.1f} min.')

@@ -30,6 +30,11 @@ def pick_images(ann_file: Path, num_images: int, min_objects: int) -> list[dict[
     return picked[:num_images]
 
 
+def count_images(ann_file: Path) -> int:
+    """Number of images in an annotation file."""
+    return len(json.loads(ann_file.read_text(encoding='utf-8'))['images'])
+
+
 def draw_boxes(
     axes: Axes, boxes: Sequence[Box], labels: Sequence[int], colours: Sequence[Any], scores: Sequence[float] = ()
 ) -> None:

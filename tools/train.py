@@ -35,6 +35,8 @@ def parse_args() -> argparse.Namespace:
 def enable_amp(cfg: Config) -> None:
     """Swap in the AMP variant of the configured optim wrapper, local or not."""
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if isinstance(wrapper, type):  # a config in MMEngine's pure Python style
+        wrapper = wrapper.__name__ if wrapper.__module__.startswith('mmengine.') else f'man_mm.{wrapper.__name__}'
     if wrapper not in AMP_WRAPPERS:
         sys.exit(f'--amp knows no AMP variant of optim_wrapper.type={wrapper!r}; known are {sorted(AMP_WRAPPERS)}.')
     cfg.optim_wrapper.type = AMP_WRAPPERS[wrapper]

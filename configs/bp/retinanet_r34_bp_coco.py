@@ -17,5 +17,6 @@ model = dict(
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.04, momentum=0.9, weight_decay=0.0001),
 )
+default_hooks = dict(epoch_seed=dict(type='man_mm.EpochSeedHook'))
 auto_scale_lr = dict(base_batch_size=64)
 randomness = dict(seed=0)

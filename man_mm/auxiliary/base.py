@@ -9,12 +9,12 @@ from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor, nn
 
 from ..local import Unrolled
+from ..local.host import NO_HEADS
 from ..registry import MODELS
 
 __all__ = ['Auxiliary']
 
 SHARED_HEAD_GRADS = ('sum', 'mean', 'last')
-NO_HEADS = ('data_preprocessor', 'backbone', 'neck')
 
 
 class Auxiliary(BaseModule):
@@ -26,11 +26,13 @@ class Auxiliary(BaseModule):
         net: The wrapped backbone. Read while building; not kept.
         unrolled: Its description.
         end: Index of the first unit after the module that this auxiliary trains.
-        neck: Config of a neck of its own, or `shared` for the model's (trained by every local loss).
-        head: `shared` for the model's own heads, `private` for a copy of every head, or a dict from the model's
-            attribute to the config of the head to use instead, e.g. `dict(bbox_head=dict(type='RetinaHead', ...))`.
-        shared_head_grad: What the parts shared with the model learn from: the `sum` of the K losses, their `mean`, or
-            the `last` one, the main loss, alone.
+        neck: Config of a neck of its own (a list: one after the other), or `shared` for the model's, which every local
+            loss then trains.
+        head: `shared` for the model's own heads, `private` for one of the same kind as every head that trains, with an
+            initialisation of its own, or a dict from the model's attribute to the config of the head to use instead,
+            e.g. `dict(bbox_head=dict(type='RetinaHead', ...))`.
+        shared_head_grad: Whose gradients reach the parts shared with the model: the `sum` of the K losses', their
+            `mean`, or the `last` one's, the main loss's. Running statistics in shared parts see all K forwards.
 
     Raises:
         ValueError: If `neck`, `head` or `shared_head_grad` is none of these.
@@ -41,14 +43,16 @@ class Auxiliary(BaseModule):
         net: nn.Module,
         unrolled: Unrolled,
         end: int,
-        neck: dict[str, Any] | str = 'shared',
+        neck: dict[str, Any] | list[dict[str, Any]] | str = 'shared',
         head: dict[str, Any] | str = 'shared',
         shared_head_grad: str = 'sum',
     ) -> None:
         super().__init__()
-        if neck != 'shared' and not isinstance(neck, dict):
-            raise ValueError(f"auxiliary.neck={neck!r} must be 'shared' or the config of a neck.")
-        if head not in ('shared', 'private') and not (isinstance(head, dict) and 'type' not in head):
+        if neck != 'shared' and not (neck and isinstance(neck, (dict, list))):
+            raise ValueError(
+                f"auxiliary.neck={neck!r} must be 'shared', the config of a neck, or a list of such configs."
+            )
+        if head not in ('shared', 'private') and not _is_config_by_name(head):
             raise ValueError(
                 f"auxiliary.head={head!r} must be 'shared', 'private', or a dict from the model's attribute to a "
                 "config, e.g. dict(bbox_head=dict(type='RetinaHead', ...))."
@@ -85,8 +89,13 @@ class Auxiliary(BaseModule):
         """Hold a private head for the model's attribute `name`, if `head` asks for one."""
         if name in self.heads or name in NO_HEADS:
             return
-        if self.head == 'private':
+        if self.head == 'private' and any(p.requires_grad for p in module.parameters()):
             self.heads[name] = copy.deepcopy(module)
         elif isinstance(self.head, dict) and name in self.head:
             settings = {key: getattr(module, key) for key in ('train_cfg', 'test_cfg') if hasattr(module, key)}
             self.heads[name] = MODELS.build({**settings, **self.head[name]})
+
+
+def _is_config_by_name(head: Any) -> bool:
+    """Whether `head` is a non-empty dict of configs."""
+    return isinstance(head, dict) and bool(head) and all(isinstance(cfg, dict) for cfg in head.values())

@@ -17,7 +17,7 @@ def missing_data(cfg: Mapping[str, Any], loaders: tuple[str, ...]) -> str | None
     for loader in loaders:
         for place, dataset in _leaves((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
             for key, path in _paths(dataset):
-                if not osp.exists(path):
+                if '://' not in path and not osp.exists(path):  # a URL is left to its backend
                     root = dataset.get('data_root') or osp.dirname(path)
                     return (
                         f'The data set is missing: {place}.{key} is {path!r}, which does not exist. Put the data under '
@@ -43,10 +43,14 @@ def _leaves(dataset: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]
 def _paths(dataset: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     root = dataset.get('data_root') or ''
     if dataset.get('ann_file'):
-        yield 'ann_file', osp.join(root, dataset['ann_file'])
+        yield 'ann_file', _join(root, dataset['ann_file'])
     prefixes = dataset.get('data_prefix') or {}
     if isinstance(prefixes, str):
         prefixes = {'': prefixes}
     for key, prefix in prefixes.items():
         if isinstance(prefix, str):
-            yield f'data_prefix.{key}'.rstrip('.'), osp.join(root, prefix)
+            yield f'data_prefix.{key}'.rstrip('.'), _join(root, prefix)
+
+
+def _join(root: str, path: str) -> str:
+    return path if '://' in path else osp.join(root, path)

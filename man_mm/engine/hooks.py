@@ -37,7 +37,6 @@ class FeatureBankHook(Hook):
             raise ValueError(f'FeatureBankHook.log={log!r} must be one of {LOGS}.')
         self.log = log
         self._backbone: LocalBackbone | None = None
-        self._handles: list[Any] = []
 
     def before_train(self, runner: Runner) -> None:
         """Check, and start to listen to the model's forward.
@@ -59,12 +58,10 @@ class FeatureBankHook(Hook):
             raise ValueError(f'{type(host).__name__} must hold the LocalBackbone itself, as model.backbone.')
         readout = build_readout(host, backbone.num_modules)
         readout.check(backbone.auxiliaries[0])
+        if backbone.readout is not None:  # left by a run that did not end, or by a second hook of this kind
+            backbone.readout.detach()
+        readout.attach(backbone.auxiliaries[0], self._open, self._close)
         backbone.readout, self._backbone = readout, backbone
-        self._handles = [
-            host.register_forward_pre_hook(self._open, with_kwargs=True),
-            host.register_forward_hook(self._close, always_call=True),
-            *readout.scale_shared_gradients(backbone.auxiliaries[0]),
-        ]
 
     def _open(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = inspect.signature(host.forward).bind(*args, **kwargs).arguments
@@ -91,12 +88,10 @@ class FeatureBankHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Stop listening."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        if self._backbone is not None:
+        if self._backbone is not None and self._backbone.readout is not None:
+            self._backbone.readout.detach()
             self._backbone.readout = None
-            self._backbone = None
+        self._backbone = None
 
 
 def _check_wrapper(model: nn.Module) -> None:
@@ -111,7 +106,8 @@ def _check_wrapper(model: nn.Module) -> None:
     if not model.find_unused_parameters or model.static_graph:
         raise ValueError(
             'find_unused_parameters must be True, and static_graph must be off: otherwise DDP leaves the gradients of '
-            'local losses unsynchronised, without an error. Set find_unused_parameters=True at the top of the config.'
+            'local losses unsynchronised, without an error. Set find_unused_parameters=True at the top of the config, '
+            'and in model_wrapper_cfg if it has one.'
         )
 
 

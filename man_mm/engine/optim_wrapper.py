@@ -1,5 +1,6 @@
 """LocalOptimWrapper: the one place where gradients of local losses are made."""
 
+import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
 from ..local import LocalBackbone, find_local_backbone, publish_local_backward
-from ..registry import OPTIM_WRAPPERS, strict_keys
+from ..registry import OPTIM_WRAPPERS, strict_keys, switch
 
 __all__ = ['LocalAmpOptimWrapper', 'LocalOptimWrapper']
 
@@ -37,12 +38,13 @@ class LocalOptimWrapper(OptimWrapper):
     def __init__(
         self, *args: Any, eager_step: bool = False, clip_grad: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
+        if clip_grad is not None and not isinstance(clip_grad, Mapping):
+            raise ValueError(f'optim_wrapper.clip_grad={clip_grad!r} must be a dict, e.g. dict(max_norm=35).')
         clip = dict(clip_grad or {})
-        self.clip_per_module = bool(clip.pop('per_module', False))
+        self.clip_per_module = switch('optim_wrapper.clip_grad.per_module', clip.pop('per_module', False))
         super().__init__(*args, clip_grad=clip or None, **kwargs)
-        if self.clip_per_module and not clip:
-            raise ValueError('clip_grad.per_module=True needs what to clip by, e.g. clip_grad=dict(max_norm=35, ...).')
-        self.eager_step = eager_step
+        self._check_clip_grad()
+        self.eager_step = switch('optim_wrapper.eager_step', eager_step)
         self._refuse_eager_step_with(
             {
                 f'accumulative_counts={self._accumulative_counts}': self._accumulative_counts > 1,
@@ -53,6 +55,20 @@ class LocalOptimWrapper(OptimWrapper):
         self.local_losses: dict[tuple[int, str], Tensor] = {}
         self._backbone: LocalBackbone | None = None
         self._host: Any = None
+
+    def _check_clip_grad(self) -> None:
+        if not self.clip_grad_kwargs:
+            if self.clip_per_module:
+                raise ValueError(
+                    'optim_wrapper.clip_grad.per_module=True needs what to clip by, e.g. dict(max_norm=35, ...).'
+                )
+            return
+        legal = inspect.signature(self.clip_func).parameters
+        unknown = sorted(set(self.clip_grad_kwargs) - set(legal))
+        if unknown:
+            raise ValueError(
+                f'optim_wrapper.clip_grad has no key {unknown}. Its keys: {["per_module", "type", *list(legal)[1:]]}.'
+            )
 
     def _refuse_eager_step_with(self, reasons: Mapping[str, Any]) -> None:
         for reason, holds in reasons.items():

@@ -1,15 +1,16 @@
 """LocalBackbone: the wrapped backbone, trained module by module."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
-from ..registry import MODELS, strict_keys
+from ..registry import MODELS, strict_keys, switch
 from .bank import FeatureBank
 from .cost import activation_bytes
 from .host import on_sibling
@@ -19,9 +20,21 @@ from .unroll import Unrolled, unroll
 
 __all__ = ['LocalBackbone', 'find_local_backbone']
 
-Readout = Callable[[nn.Module, Any, Any, Any], dict[str, Any]]
-"""`readout(auxiliary, features, inputs, targets)`: the task's losses on an auxiliary's features."""
 
+class Readout(Protocol):
+    """What a `LocalBackbone` asks of a readout."""
+
+    def __call__(self, auxiliary: nn.Module, features: Any, inputs: Any, targets: Any) -> dict[str, Any]:
+        """The task's losses on an auxiliary's features."""
+
+    def sharing(self, auxiliary: nn.Module) -> AbstractContextManager[None]:
+        """Wraps a local loss and its backward."""
+
+    def detach(self) -> None:
+        """Stop to listen to the model."""
+
+
+BANK_DTYPES = ('float16', 'bfloat16', 'float32')
 INNER, AUXILIARIES = 'backbone.', 'auxiliaries.'
 
 
@@ -61,13 +74,14 @@ class LocalBackbone(BaseModule):
         self.backbone: nn.Module = MODELS.build(backbone)
         self.unrolled: Unrolled = unroll(self.backbone)
         self.partition = self._cut(num_modules, partition, probe_size)
-        self.reads_bank = bank
+        self.reads_bank = switch('bank', bank)
         self.bank = FeatureBank(_torch_dtype(bank_dtype))
         self.readout: Readout | None = None
-        if self.num_modules > 1 and auxiliary is None:
+        self._is_learning = False
+        if self.num_modules > 1 and not (isinstance(auxiliary, dict) and 'type' in auxiliary):
             raise ValueError(
-                f'auxiliary is missing: with num_modules={num_modules} every module but the last one needs a network '
-                "that trains it, e.g. auxiliary=dict(type='man_mm.SLM', neck=...)."
+                f'auxiliary={auxiliary!r}: with num_modules={num_modules} every module but the last one needs the '
+                "config of a network that trains it, e.g. auxiliary=dict(type='man_mm.SLM', neck=...)."
             )
         self.auxiliaries = ModuleList(
             MODELS.build(
@@ -110,12 +124,21 @@ class LocalBackbone(BaseModule):
                 "custom_hooks lacks dict(type='man_mm.FeatureBankHook'): LocalBackbone got neither the inputs and "
                 'targets nor the losses that train its modules.'
             )
-        return self._forward_modules(x, local_backward, self.readout)
+        if self._is_learning:
+            raise ValueError(
+                'the model runs its backbone inside a local loss: its readout must stand in for that call.'
+            )
+        self._is_learning = True
+        try:
+            return self._forward_modules(x, local_backward, self.readout)
+        finally:
+            self._is_learning = False
 
     def _forward_modules(self, x: Tensor, local_backward: LocalBackward, readout: Readout) -> Any:
         for module, auxiliary in enumerate(self.auxiliaries):
             x, taps = self._run(module, x)
-            local_backward(self._local_losses(auxiliary, x, taps, readout), module)
+            with readout.sharing(auxiliary):
+                local_backward(self._local_losses(auxiliary, x, taps, readout), module)
             self._put(taps)
         x, taps = self._run(self.num_modules - 1, x)
         return self.unrolled.finish(self.backbone, x, {**self.bank.taps(), **taps})
@@ -177,12 +200,20 @@ class LocalBackbone(BaseModule):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        own = [key for key in state_dict if key.startswith(prefix)]
-        plain = [key for key in own if not key.startswith(prefix + AUXILIARIES)]
-        for key in plain:
+        stored = {key for key in state_dict if key.startswith(prefix + AUXILIARIES)}
+        for key in [key for key in state_dict if key.startswith(prefix) and key not in stored]:
             state_dict[prefix + INNER + key[len(prefix) :]] = state_dict.pop(key)
-        if len(plain) == len(own):  # a plain upstream checkpoint: auxiliaries start from its weights too
-            for module, auxiliary in enumerate(self.auxiliaries):
+        if stored != {f'{prefix}{AUXILIARIES}{key}' for key in self.auxiliaries.state_dict()}:
+            if stored:
+                print_log(
+                    'LocalBackbone: the checkpoint was trained with another num_modules, partition or auxiliary; its '
+                    'auxiliaries are left out.',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+            for key in stored:
+                del state_dict[key]
+            for module, auxiliary in enumerate(self.auxiliaries):  # they start from the loaded backbone
                 for name, source in auxiliary.mirrored_keys().items():
                     if prefix + INNER + source in state_dict:
                         state_dict[f'{prefix}{AUXILIARIES}{module}.{name}'] = state_dict[prefix + INNER + source]
@@ -205,12 +236,9 @@ def _drop_inner_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: st
 
 
 def _torch_dtype(name: str | None) -> torch.dtype | None:
-    if name is None:
-        return None
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"bank_dtype={name!r} must name a floating-point type, e.g. 'float16' or 'bfloat16'.")
-    return dtype
+    if name is not None and name not in BANK_DTYPES:
+        raise ValueError(f'bank_dtype={name!r} must be one of {BANK_DTYPES}, or None for the precision they come in.')
+    return None if name is None else getattr(torch, name)
 
 
 def find_local_backbone(model: nn.Module) -> LocalBackbone:

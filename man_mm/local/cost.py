@@ -32,5 +32,5 @@ def activation_bytes(net: nn.Module, unrolled: Unrolled, size: tuple[int, int]) 
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             output = unit(probe, x)
         costs.append(sum(saved.values()))
-        x = output.detach()
+        x = output.detach().requires_grad_()  # else checkpointed blocks (with_cp) would not checkpoint
     return costs

@@ -12,7 +12,10 @@ from weakref import WeakKeyDictionary, ref
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-__all__ = ['on_sibling']
+__all__ = ['NO_HEADS', 'on_sibling']
+
+NO_HEADS = ('data_preprocessor', 'backbone', 'neck')
+"""Parts of a model that are no heads."""
 
 OnSibling = Callable[[Any, str, nn.Module], None]
 
@@ -37,6 +40,8 @@ def _on_registration(host: nn.Module, name: str, child: nn.Module | None) -> Non
         return
     if child in _callbacks:
         _hosts[child] = ref(host)
+        for sibling, module in host.named_children():  # built before the backbone
+            _callbacks[child](child, sibling, module)
         return
     for backbone, callback in list(_callbacks.items()):
         known = _hosts.get(backbone)

@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from ..local.host import NO_HEADS
+
 __all__ = ['Readout', 'build_readout', 'register_readout']
 
 
@@ -23,14 +25,26 @@ class Readout:
     def __init__(self, host: nn.Module, num_modules: int) -> None:
         self.host: Any = host
         self.num_modules = num_modules
+        self.handles: list[Any] = []
 
     def __call__(self, auxiliary: Any, features: Any, inputs: Any, targets: Any) -> dict[str, Any]:
         """Return the host's dict of losses for an auxiliary's `features`. They carry the features' graph."""
-        frozen = self.shared_parameters(auxiliary) if auxiliary.shared_head_grad == 'last' else []
-        with _without_grad(frozen), self._private_heads(auxiliary):
+        with self._private_heads(auxiliary):
             features = self.apply_neck(auxiliary, features)
             with self._extracting(features):
                 return self.host.loss(inputs, targets)
+
+    @contextmanager
+    def sharing(self, auxiliary: Any) -> Iterator[None]:
+        """Wraps a local loss and its backward: with `last`, shared parameters take no part in either."""
+        frozen = self.shared_parameters(auxiliary) if auxiliary.shared_head_grad == 'last' else []
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
 
     def apply_neck(self, auxiliary: Any, features: Any) -> Any:
         """Run the auxiliary's neck on `features`, or the host's where it has none of its own."""
@@ -45,20 +59,33 @@ class Readout:
         shared = [p for name, child in self.host.named_children() if name not in own for p in child.parameters()]
         return [p for p in (*shared, *self.host.parameters(recurse=False)) if p.requires_grad]
 
-    def scale_shared_gradients(self, auxiliary: Any) -> list[Any]:
-        """For `mean`: divide every gradient that reaches a shared parameter by K. Returns handles to undo it."""
-        if auxiliary.shared_head_grad != 'mean':
-            return []
-        return [p.register_hook(lambda grad: grad / self.num_modules) for p in self.shared_parameters(auxiliary)]
+    def attach(self, auxiliary: Any, before_forward: Callable[..., None], after_forward: Callable[..., None]) -> None:
+        """Listen to the host's forward until `detach`; for `mean`, divide every gradient of a shared parameter by K."""
+        self.handles = [
+            self.host.register_forward_pre_hook(before_forward, with_kwargs=True),
+            self.host.register_forward_hook(after_forward, always_call=True),
+        ]
+        if auxiliary.shared_head_grad == 'mean':
+            shared = self.shared_parameters(auxiliary)
+            self.handles += [p.register_hook(lambda grad: grad / self.num_modules) for p in shared]
+
+    def detach(self) -> None:
+        """Leave the host as it was."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
 
     def check(self, auxiliary: Any) -> None:
         """Raise ValueError if the host cannot serve what `auxiliary` asks for."""
-        missing = sorted(set(auxiliary.head) - set(auxiliary.heads)) if isinstance(auxiliary.head, dict) else []
+        wanted = set(auxiliary.head) if isinstance(auxiliary.head, dict) else set()
+        if auxiliary.head == 'private':
+            wanted = {name for name, child in self.host.named_children() if _trains(child)} - set(NO_HEADS)
+        missing = sorted(wanted - set(auxiliary.heads))
         if missing or (auxiliary.head == 'private' and not auxiliary.heads):
             parts = [name for name, _ in self.host.named_children()]
             raise ValueError(
                 f'auxiliary.head={auxiliary.head!r} cannot be served: {type(self.host).__name__} has no head '
-                f'{missing or "of its own"} that is built after its backbone. Its parts: {parts}.'
+                f'{missing or "of its own"} that is complete when it is registered. Its parts: {parts}.'
             )
 
     @contextmanager
@@ -73,22 +100,26 @@ class Readout:
 
     @contextmanager
     def _extracting(self, features: Any) -> Iterator[None]:
-        vars(self.host)[self.extract] = lambda *args, **kwargs: features
+        calls = []
+
+        def extract(*args: Any, **kwargs: Any) -> Any:
+            calls.append(args)
+            return features
+
+        vars(self.host)[self.extract] = extract
         try:
             yield
         finally:
-            del vars(self.host)[self.extract]
+            vars(self.host).pop(self.extract, None)
+        if len(calls) != 1:
+            raise ValueError(
+                f'model.type={type(self.host).__name__} calls {self.extract} {len(calls)} times in its loss; local '
+                'learning stands in for exactly one call. Such a model needs a readout of its own.'
+            )
 
 
-@contextmanager
-def _without_grad(parameters: list[nn.Parameter]) -> Iterator[None]:
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+def _trains(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())
 
 
 _READOUTS: dict[str, type[Readout]] = {}

@@ -67,7 +67,15 @@ def test_local_config_differs_from_its_twin_only_by_local_learning(name):
     )
     twin = load(twin_name)
     assert f'_man_k{local.model.backbone.num_modules}_' in name
-    for key in ('train_dataloader', 'val_dataloader', 'param_scheduler', 'train_cfg', 'randomness', 'val_evaluator'):
+    for key in (
+        'train_dataloader',
+        'val_dataloader',
+        'param_scheduler',
+        'train_cfg',
+        'randomness',
+        'val_evaluator',
+        'default_hooks',
+    ):
         assert local[key] == twin[key], key
     assert local.optim_wrapper.optimizer == twin.optim_wrapper.optimizer
     assert inner(local.model) == inner(twin.model)

@@ -68,7 +68,11 @@ def test_one_module_needs_neither_wrapper_nor_hook(root, tmp_path):
         (4, dict(partition='even'), r"partition='even' is unknown\. Choose one of \('uniform', 'memory'\)"),
         (2, dict(partition=['layer9.0']), r"partition names \['layer9.0'\].*'layer4.1'"),
         (4, dict(num_module=4), r"man_mm.LocalBackbone has no key {'num_module': 4}\. Its keys: .*'num_modules'"),
-        (4, dict(auxiliary=None), r'auxiliary is missing: with num_modules=4'),
+        (4, dict(auxiliary=None), r'auxiliary=None: with num_modules=4'),
+        (4, dict(auxiliary='man_mm.SLM'), r"auxiliary='man_mm.SLM': with num_modules=4"),
+        (4, dict(bank='no'), r"bank='no' must be True or False"),
+        (4, dict(bank_dtype='float8_e4m3fn'), r"bank_dtype='float8_e4m3fn' must be one of"),
+        (4, dict(bank_dtype=16), r'bank_dtype=16 must be one of'),
     ],
 )
 def test_wrong_backbone_settings(num_modules, options, message):
@@ -84,7 +88,7 @@ def test_wrong_backbone_settings(num_modules, options, message):
         (dict(head='own'), r"auxiliary.head='own' must be 'shared', 'private', or a dict"),
         (dict(head=dict(type='RetinaHead')), r'auxiliary.head=.* must be .* a dict from the model'),
         (dict(head=None), r"auxiliary.head=None must be 'shared'"),
-        (dict(neck='private'), r"auxiliary.neck='private' must be 'shared' or the config of a neck"),
+        (dict(neck='private'), r"auxiliary.neck='private' must be 'shared', the config of a neck"),
         (dict(neck=None), r"auxiliary.neck=None must be 'shared'"),
         (dict(shared_head_grad='max'), r"shared_head_grad='max' must be one of \('sum', 'mean', 'last'\)"),
     ],
@@ -159,3 +163,17 @@ def test_a_local_loss_that_is_nan_stops_training_before_it_harms_a_weight(at, ea
     assert all(value.isfinite().all() for value in after.values())
     if not eager or at == 0:
         assert_equal(dict(after), before)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(eager_step='no'), r"optim_wrapper.eager_step='no' must be True or False"),
+        (dict(clip_grad=35), r'optim_wrapper.clip_grad=35 must be a dict'),
+        (dict(clip_grad=dict(max_norm=1, per_modul=True)), r"clip_grad has no key \['per_modul'\].*'per_module'"),
+        (dict(clip_grad=dict(max_norm=1, per_module='no')), r"per_module='no' must be True or False"),
+    ],
+)
+def test_wrong_wrapper_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(**options)

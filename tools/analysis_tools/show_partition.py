@@ -40,7 +40,10 @@ def main() -> None:
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    backbone = find_local_backbone(MODELS.build(cfg.model))
+    try:
+        backbone = find_local_backbone(MODELS.build(cfg.model))
+    except ValueError as error:
+        sys.exit(f'{args.config}: {error}')
     title = f'{type(backbone.backbone).__name__}, K = {backbone.num_modules}'
     console = Console(width=None if sys.stdout.isatty() else 140)  # a file or pipe has no width to fit
     console.print(as_table(module_rows(backbone), title))

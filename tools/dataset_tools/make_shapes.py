@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 import tempfile
+from colorsys import hsv_to_rgb
 from pathlib import Path
 
 import cv2
@@ -17,12 +18,12 @@ import numpy as np
 
 CLASSES = ('disc', 'square', 'triangle')
 SIZE = 192  # px, height and width of every image
-OBJECT_SIZES = (16, 112)  # px, drawn log-uniformly: as many small objects as large ones
+OBJECT_SIZES = (20, 112)  # px, drawn log-uniformly: as many small objects as large ones
 MAX_OBJECTS = 6
 MAX_COVER = 0.25  # of an object's area that later ones may hide
 SUPERSAMPLING = 4  # edges are drawn finer and averaged down
 STAMP = 'recipe.json'
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,8 +38,20 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def texture(rng: np.random.Generator) -> np.ndarray:
-    """A random pattern (SIZE, SIZE, 3) in 0..1: two colours mixed by stripes, checks, blobs or a ramp."""
+def ground_colour(rng: np.random.Generator) -> np.ndarray:
+    """A dull colour of any hue, (3,) in 0..1."""
+    return np.array(hsv_to_rgb(rng.random(), rng.uniform(0.0, 0.3), rng.uniform(0.25, 0.75)))
+
+
+def object_colour(rng: np.random.Generator, category: int) -> np.ndarray:
+    """A vivid colour, (3,) in 0..1: mostly in its class's third of the hues, but every second object may stray."""
+    stray = 0.5 if rng.random() < 0.5 else 0.0
+    hue = (category + rng.uniform(-0.5 - stray, 0.5 + stray)) / len(CLASSES)
+    return np.array(hsv_to_rgb(hue % 1, rng.uniform(0.5, 1.0), rng.uniform(0.5, 1.0)))
+
+
+def texture(rng: np.random.Generator, first: np.ndarray) -> np.ndarray:
+    """A pattern (SIZE, SIZE, 3) in 0..1: `first` and a colour near it, mixed by stripes, checks, blobs or a ramp."""
     y, x = np.mgrid[:SIZE, :SIZE]
     angle, period, phase = rng.uniform(0, np.pi), rng.uniform(6, 24), rng.uniform(0, 2 * np.pi)
     along = x * np.cos(angle) + y * np.sin(angle)
@@ -53,7 +66,6 @@ def texture(rng: np.random.Generator) -> np.ndarray:
         mix = cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     else:
         mix = (along - along.min()) / (along.max() - along.min())
-    first = rng.random(3)
     second = (first + rng.uniform(-0.3, 0.3, 3)).clip(0, 1)
     return first + mix[..., None] * (second - first)
 
@@ -81,14 +93,14 @@ def colours_differ(pattern: np.ndarray, picture: np.ndarray, mask: np.ndarray) -
 
 def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
     """One image (SIZE, SIZE, 3) of bytes, and its objects: index of the class, mask (SIZE, SIZE) of booleans."""
-    picture = texture(rng)
+    picture = texture(rng, ground_colour(rng))
     objects: list[tuple[int, np.ndarray]] = []
     num_objects = rng.integers(2, MAX_OBJECTS + 1)
     for _ in range(10 * num_objects):
         if len(objects) == num_objects:
             break
         category = int(rng.integers(len(CLASSES)))
-        cover, pattern = shape_mask(rng, CLASSES[category]), texture(rng)
+        cover, pattern = shape_mask(rng, CLASSES[category]), texture(rng, object_colour(rng, category))
         mask = cover > 0.5
         union = np.any([mask, *(other for _, other in objects)], axis=0)
         hides = any((mask & other).sum() > MAX_COVER * min(mask.sum(), other.sum()) for _, other in objects)
@@ -97,7 +109,7 @@ def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, np
         shade = rng.uniform(0.8, 1.2)
         picture += cover[..., None] * ((pattern * shade).clip(0, 1) - picture)
         objects.append((category, mask))
-    picture = picture * rng.uniform(0.7, 1.1) + rng.normal(0, rng.uniform(0.01, 0.06), picture.shape)
+    picture = picture * rng.uniform(0.7, 1.1) + rng.normal(0, rng.uniform(0.01, 0.04), picture.shape)
     return np.rint(picture.clip(0, 1) * 255).astype(np.uint8), objects
 
 

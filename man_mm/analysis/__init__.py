@@ -1,0 +1,1 @@
+"""Meters and descriptions: functions that return plain data."""
