@@ -3,7 +3,6 @@
 import statistics
 import time
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -37,8 +36,7 @@ class TrainStep:
         self.optim_wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
         self.device = device
         if any(isinstance(module, LocalBackbone) for module in self.model.modules()):
-            hook: Any = FeatureBankHook()  # asks a runner for these two only
-            hook.before_train(SimpleNamespace(model=self.model, optim_wrapper=self.optim_wrapper))
+            FeatureBankHook().bind(self.model, self.optim_wrapper)
 
     def __call__(self, batch: Any) -> None:
         """Train on `batch`, as a data loader collates it."""

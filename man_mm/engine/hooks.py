@@ -1,12 +1,13 @@
 """Hooks: FeatureBankHook brings inputs, targets and losses to the modules; EpochSeedHook makes resuming exact."""
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner, set_random_seed
 from torch import nn
 
@@ -44,16 +45,20 @@ class FeatureBankHook(Hook):
         Raises:
             ValueError: If optim wrapper, distributed wrapper, model or auxiliary do not fit together.
         """
-        host = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.bind(runner.model, runner.optim_wrapper)
+
+    def bind(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
+        """What `before_train` does, for a training loop of one's own."""
+        host = cast(nn.Module, model.module) if is_model_wrapper(model) else model
         backbone = find_local_backbone(host)
         if backbone.num_modules == 1:
             return
-        if not isinstance(runner.optim_wrapper, LocalOptimWrapper):
+        if not isinstance(optim_wrapper, LocalOptimWrapper):
             raise ValueError(
-                f"optim_wrapper.type is {type(runner.optim_wrapper).__name__}, but must be 'man_mm.LocalOptimWrapper' "
+                f"optim_wrapper.type is {type(optim_wrapper).__name__}, but must be 'man_mm.LocalOptimWrapper' "
                 "(with --amp 'man_mm.LocalAmpOptimWrapper'; upstream's own tools/train.py --amp replaces it)."
             )
-        _check_wrapper(runner.model)
+        _check_wrapper(model)
         if getattr(host, 'backbone', None) is not backbone:
             raise ValueError(f'{type(host).__name__} must hold the LocalBackbone itself, as model.backbone.')
         readout = build_readout(host, backbone.num_modules)

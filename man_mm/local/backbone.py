@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from mmengine.logging import MessageHub, print_log
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from ..registry import MODELS, strict_keys, switch
@@ -16,9 +16,12 @@ from .cost import activation_bytes
 from .host import on_sibling
 from .partition import Partition, partition
 from .signal import LocalBackward, current_local_backward
+from .transparent import TransparentWrapper
 from .unroll import Unrolled, unroll
 
 __all__ = ['LocalBackbone', 'find_local_backbone']
+
+BANK_DTYPES = ('float16', 'bfloat16', 'float32')
 
 
 class Readout(Protocol):
@@ -34,13 +37,9 @@ class Readout(Protocol):
         """Stop to listen to the model."""
 
 
-BANK_DTYPES = ('float16', 'bfloat16', 'float32')
-INNER, AUXILIARIES = 'backbone.', 'auxiliaries.'
-
-
 @MODELS.register_module()
 @strict_keys
-class LocalBackbone(BaseModule):
+class LocalBackbone(TransparentWrapper):
     """Wraps a backbone; in training, cuts it into K gradient-isolated modules, each with an auxiliary network.
 
     Outside of training with a local optim wrapper its forward is the wrapped backbone's. Its state dict has the wrapped
@@ -70,8 +69,7 @@ class LocalBackbone(BaseModule):
         probe_size: tuple[int, int] = (256, 256),
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(init_cfg)
-        self.backbone: nn.Module = MODELS.build(backbone)
+        super().__init__(MODELS.build(backbone), init_cfg)
         self.unrolled: Unrolled = unroll(self.backbone)
         self.partition = self._cut(num_modules, partition, probe_size)
         self.reads_bank = switch('bank', bank)
@@ -91,7 +89,6 @@ class LocalBackbone(BaseModule):
         )
         if any(auxiliary.head != 'shared' for auxiliary in self.auxiliaries):
             on_sibling(self, LocalBackbone._adopt_head)
-        self._register_state_dict_hook(_drop_inner_prefix)
 
     def _cut(self, num_modules: int, policy: str | Sequence[str], probe_size: tuple[int, int]) -> Partition:
         units = self.unrolled.units
@@ -198,41 +195,6 @@ class LocalBackbone(BaseModule):
         for auxiliary in self.auxiliaries:
             auxiliary.follow_mode(self.backbone)
         return self
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        stored = {key for key in state_dict if key.startswith(prefix + AUXILIARIES)}
-        for key in [key for key in state_dict if key.startswith(prefix) and key not in stored]:
-            state_dict[prefix + INNER + key[len(prefix) :]] = state_dict.pop(key)
-        if stored != {f'{prefix}{AUXILIARIES}{key}' for key in self.auxiliaries.state_dict()}:
-            if stored:
-                print_log(
-                    'LocalBackbone: the checkpoint was trained with another num_modules, partition or auxiliary; its '
-                    'auxiliaries are left out.',
-                    logger='current',
-                    level=logging.WARNING,
-                )
-            for key in stored:
-                del state_dict[key]
-            for module, auxiliary in enumerate(self.auxiliaries):  # they start from the loaded backbone
-                for name, source in auxiliary.mirrored_keys().items():
-                    if prefix + INNER + source in state_dict:
-                        state_dict[f'{prefix}{AUXILIARIES}{module}.{name}'] = state_dict[prefix + INNER + source]
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            inner = self.__dict__.get('_modules', {}).get('backbone')
-            if inner is None:
-                raise
-            return getattr(inner, name)
-
-
-def _drop_inner_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:
-    """State-dict hook: the wrapper does not show in the keys."""
-    for key in [key for key in state_dict if key.startswith(prefix + INNER)]:
-        state_dict[prefix + key[len(prefix) + len(INNER) :]] = state_dict.pop(key)
 
 
 def _torch_dtype(name: str | None) -> torch.dtype | None:

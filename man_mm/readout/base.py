@@ -1,9 +1,11 @@
 """Readouts: how a host library turns features into its task's losses."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from mmengine.logging import print_log
 from torch import nn
 
 from ..local.host import NO_HEADS
@@ -77,6 +79,13 @@ class Readout:
 
     def check(self, auxiliary: Any) -> None:
         """Raise ValueError if the host cannot serve what `auxiliary` asks for."""
+        if auxiliary.shared_head_grad != 'sum' and not self.shared_parameters(auxiliary):
+            print_log(
+                f'auxiliary.shared_head_grad={auxiliary.shared_head_grad!r} has nothing to act on: neck and heads are '
+                'private.',
+                logger='current',
+                level=logging.WARNING,
+            )
         wanted = set(auxiliary.head) if isinstance(auxiliary.head, dict) else set()
         if auxiliary.head == 'private':
             wanted = {name for name, child in self.host.named_children() if _trains(child)} - set(NO_HEADS)
