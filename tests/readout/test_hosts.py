@@ -68,10 +68,9 @@ def test_a_host_whose_loss_does_not_extract_once_is_refused(host, message):
 class HeadFirstNet(RetinaNet):
     """Registers its head before its backbone."""
 
-    def __init__(self, backbone, bbox_head, **kwargs):
-        nn.Module.__init__(self)
-        super().__init__(backbone=dict(copy.deepcopy(backbone)), bbox_head=bbox_head, **kwargs)
-        head, net = self._modules.pop('bbox_head'), self._modules.pop('backbone')
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        net, head = self._modules.pop('backbone'), self._modules.pop('bbox_head')
         net.auxiliaries[0].heads.clear()
         self.bbox_head = head
         self.backbone = net
