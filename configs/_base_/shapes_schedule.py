@@ -1,4 +1,4 @@
-# 500 steps; both methods use the same learning rate, tried on data drawn with another seed than the demo's.
+# 500 steps; one learning rate for both methods, not compared with others on this model.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=20, val_interval=4)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

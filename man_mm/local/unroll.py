@@ -6,7 +6,7 @@ replacement of layers (SyncBN conversion), and the same unit runs on the backbon
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -87,7 +87,7 @@ class Unrolled:
     def _with_stage_tap(self, unit: Unit) -> Unit:
         """The unit with its stage's tap: alone in its stage, its output stands for the stage's."""
         tap = next((u.tap for u in self.units if u.stage == unit.stage and u.tap is not None), None)
-        return Unit(unit.name, unit.stage, unit.layers, tap)
+        return replace(unit, tap=tap)
 
 
 Describe = Callable[[nn.Module], Unrolled]
