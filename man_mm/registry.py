@@ -15,7 +15,9 @@ from mmengine.registry import Registry
 
 __all__ = ['HOOKS', 'MODELS', 'OPTIM_WRAPPERS', 'strict_keys', 'switch']
 
-MODELS = Registry('model', parent=ROOT_MODELS, scope='man_mm', locations=['man_mm.local', 'man_mm.auxiliary'])
+MODELS = Registry(
+    'model', parent=ROOT_MODELS, scope='man_mm', locations=['man_mm.local', 'man_mm.auxiliary', 'man_mm.models']
+)
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='man_mm', locations=['man_mm.engine'])
 OPTIM_WRAPPERS = Registry('optim_wrapper', parent=ROOT_OPTIM_WRAPPERS, scope='man_mm', locations=['man_mm.engine'])
 
@@ -23,15 +25,19 @@ Cls = TypeVar('Cls', bound=type)
 
 
 def strict_keys(cls: Cls) -> Cls:
-    """Class decorator: an unknown config key raises ValueError, which names the key, its value and the legal keys."""
+    """Class decorator: an unknown config key raises ValueError, which names the key, its value and the legal keys.
+
+    Arguments in the class attribute `given_keys` come from the package and are no keys of a config.
+    """
     legal = _legal_keys(cls)
+    given = set(getattr(cls, 'given_keys', ()))
     init = cls.__init__
 
     @functools.wraps(init)
     def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
         unknown = {key: value for key, value in kwargs.items() if key not in legal}
         if unknown and type(self) is cls:
-            raise ValueError(f'man_mm.{cls.__name__} has no key {unknown}. Its keys: {sorted(legal)}.')
+            raise ValueError(f'man_mm.{cls.__name__} has no key {unknown}. Its keys: {sorted(legal - given)}.')
         init(self, *args, **kwargs)
 
     cls.__init__ = checked_init

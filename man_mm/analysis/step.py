@@ -9,13 +9,21 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, FUNCTIONS, MODELS, init_default_scope
-from torch import nn
 
 from ..engine import FeatureBankHook
 from ..local import LocalBackbone
 from .memory import PeakMemory, training_tensors
 
-__all__ = ['TrainStep', 'first_batch', 'step_peak_bytes', 'step_seconds']
+__all__ = ['TrainStep', 'build_model', 'first_batch', 'step_peak_bytes', 'step_seconds']
+
+
+def build_model(cfg: Config) -> Any:
+    """Build the model of a whole config as a runner does: `data_preprocessor` may stand beside `model`."""
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model_cfg = {**cfg.model}
+    if cfg.get('data_preprocessor') is not None:
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return MODELS.build(model_cfg)
 
 
 class TrainStep:
@@ -28,9 +36,8 @@ class TrainStep:
     """
 
     def __init__(self, cfg: Config, device: str = 'cpu', seed: int = 0) -> None:
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
         torch.manual_seed(seed)
-        self.model: nn.Module = MODELS.build(cfg.model)
+        self.model = build_model(cfg)
         self.model.init_weights()
         self.model.to(device).train()
         self.optim_wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)

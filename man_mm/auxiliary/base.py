@@ -3,29 +3,49 @@
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
-from mmengine.model import BaseModule, ModuleDict
+from mmengine.model import BaseModule, ModuleDict, initialize
 from torch import Tensor, nn
 
-from ..local import Unrolled
+from ..local import Place
 from ..local.host import NO_HEADS
 from ..registry import MODELS
 
-__all__ = ['Auxiliary']
+__all__ = ['Auxiliary', 'Task', 'reset_weights']
 
 SHARED_HEAD_GRADS = ('sum', 'mean', 'last')
 
 
-class Auxiliary(BaseModule):
-    """Turns a module's output into features that the readout can turn into the task's losses.
+class Task(Protocol):
+    """The model's task on one batch, as an auxiliary sees it."""
 
-    `LocalBackbone` builds one per module but the last, and adds `net`, `unrolled` and `end` to its config.
+    def neck(self, features: Any) -> Any:
+        """Features of the backbone's kind, through the auxiliary's neck or the model's."""
+
+    def loss(self, features: Any) -> dict[str, Any]:
+        """The model's dict of losses on what its heads read, with the auxiliary's heads where it has its own."""
+
+    def total(self, features: Any) -> Tensor:
+        """The sum of these losses, a scalar."""
+
+    def labels(self) -> Tensor:
+        """Class of every image, (N,)."""
+
+    def scores(self) -> Tensor:
+        """Classes as one-hot rows, or the soft targets of a mixed batch, (N, num_classes)."""
+
+    def images(self) -> Tensor:
+        """The batch as the backbone sees it, un-normalised to [0, 1], (N, C, H, W)."""
+
+
+class Auxiliary(BaseModule):
+    """Turns a module's output into the losses that train the module.
+
+    `LocalBackbone` builds one per module but the last, and adds `place` to its config.
 
     Args:
-        net: The wrapped backbone. Read while building; not kept.
-        unrolled: Its description.
-        end: Index of the first unit after the module that this auxiliary trains.
+        place: The module and the backbone that it is built for. Read while building; not kept.
         neck: Config of a neck of its own (a list: one after the other), or `shared` for the model's, which every local
             loss then trains.
         head: `shared` for the model's own heads, `private` for one of the same kind as every head that trains, with an
@@ -38,11 +58,13 @@ class Auxiliary(BaseModule):
         ValueError: If `neck`, `head` or `shared_head_grad` is none of these.
     """
 
+    given_keys: ClassVar[tuple[str, ...]] = ('place',)
+    reads_pooled = False
+    """Whether it reads the pooled taps in the feature bank."""
+
     def __init__(
         self,
-        net: nn.Module,
-        unrolled: Unrolled,
-        end: int,
+        place: Place,
         neck: dict[str, Any] | list[dict[str, Any]] | str = 'shared',
         head: dict[str, Any] | str = 'shared',
         shared_head_grad: str = 'sum',
@@ -66,12 +88,26 @@ class Auxiliary(BaseModule):
 
     @abstractmethod
     def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Any:
-        """Return what the wrapped backbone would return.
+        """Return features for a neck, or for a head of its own; see `local_losses`.
 
         Args:
-            x: The module's output (N, C, H, W), carrying the module's graph.
+            x: The module's output (N, C, H, W) or (N, L, C), carrying the module's graph.
             taps: Taps up to the cut: the module's own carry its graph, earlier ones come detached from the bank.
         """
+
+    def local_losses(self, x: Tensor, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
+        """Return the module's losses, as a model's `loss` does: entries whose name contains `loss` are summed.
+
+        Args:
+            x: See `forward`.
+            taps: See `forward`.
+            task: The model's task on this batch.
+        """
+        return task.loss(task.neck(self(x, taps)))
+
+    def head_width(self, in_channels: int) -> int:
+        """Features that its own head reads, where the model's head reads `in_channels`."""
+        return in_channels
 
     def mirrored_keys(self) -> dict[str, str]:
         """State-dict keys of this auxiliary that start as copies of the wrapped backbone's: own key to source key."""
@@ -86,14 +122,48 @@ class Auxiliary(BaseModule):
         """Give mirrored layers the train / eval state of the layers in `net` that they mirror."""
 
     def adopt_head(self, name: str, module: nn.Module) -> None:
-        """Hold a private head for the model's attribute `name`, if `head` asks for one."""
+        """Hold a head of its own for the model's attribute `name`, if `head` asks for one."""
         if name in self.heads or name in NO_HEADS:
             return
         if self.head == 'private' and any(p.requires_grad for p in module.parameters()):
-            self.heads[name] = copy.deepcopy(module)
+            own = copy.deepcopy(module)
         elif isinstance(self.head, dict) and name in self.head:
             settings = {key: getattr(module, key) for key in ('train_cfg', 'test_cfg') if hasattr(module, key)}
-            self.heads[name] = MODELS.build({**settings, **self.head[name]})
+            own = MODELS.build({**settings, **self.head[name]})
+        else:
+            return
+        in_channels = getattr(own, 'in_channels', None)
+        if isinstance(in_channels, int) and self.head_width(in_channels) != in_channels:
+            _widen(own, name, self.head_width(in_channels))
+        self.heads[name] = own
+
+
+def _widen(head: Any, name: str, width: int) -> None:
+    """Replace the layer with which a classification head reads its features."""
+    layers = [
+        (path, layer)
+        for path, layer in head.named_modules()
+        if isinstance(layer, nn.Linear) and layer.in_features == head.in_channels
+    ]
+    if not layers:
+        raise ValueError(
+            f'auxiliary.head: {name} of type {type(head).__name__} has no linear layer that reads its '
+            f'{head.in_channels} input features, so it cannot be made to read the {width} of this auxiliary.'
+        )
+    path, layer = layers[0]
+    parent, _, leaf = path.rpartition('.')
+    setattr(head.get_submodule(parent), leaf, nn.Linear(width, layer.out_features, bias=layer.bias is not None))
+    head.in_channels = width
+
+
+def reset_weights(layers: nn.Module) -> None:
+    """Draw fresh weights: He-normal kernels (fan-out), norms 1 and 0, everything else by torch's default."""
+    for layer in layers.modules():
+        if hasattr(layer, 'reset_parameters'):
+            layer.reset_parameters()
+    kernels = dict(type='Kaiming', layer=['Conv1d', 'Conv2d'])
+    norms = dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm', 'LayerNorm'])
+    initialize(layers, [kernels, norms])
 
 
 def _is_config_by_name(head: Any) -> bool:

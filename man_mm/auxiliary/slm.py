@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.model import initialize
+import torch
 from torch import Tensor, nn
 
-from ..local import Unrolled, copy_layers
-from ..registry import MODELS, strict_keys
-from .base import Auxiliary
+from ..local import Place, copy_layers
+from ..registry import MODELS, strict_keys, switch
+from .base import Auxiliary, Task, reset_weights
 
 __all__ = ['SLM']
 
@@ -16,53 +16,88 @@ __all__ = ['SLM']
 @MODELS.register_module()
 @strict_keys
 class SLM(Auxiliary):
-    """One unit for every stage that remains after the cut, then the backbone's own `finish`.
+    """The first units of every stage that remains after the cut, then the backbone's own `finish`.
 
-    The unit of a stage is the first one behind the cut, with parameters of its own; its output stands for the stage's
-    tap. Taps before the cut come from the feature bank.
+    The units of a stage are the first ones behind the cut, with parameters of their own; their output stands for the
+    stage's tap. Taps before the cut come from the feature bank.
 
     Args:
         init: `copy` starts from the weights of the mirrored units, also after a plain checkpoint is loaded;
             `random` from a fresh Kaiming initialisation.
+        units_per_stage: n_s in Eq. 4. 0 leaves the units out: the readout then sees the module's output as it is,
+            which only a readout that pools it can use.
+        bank_vectors: Join the feature bank's pooled taps, (N, C) for every stage that ended in an earlier module, to
+            the features that the head reads. For classifiers, and a head of its own.
         kwargs: See `Auxiliary`.
 
     Raises:
-        ValueError: If `init` is neither.
+        ValueError: If one of them is none of these.
     """
 
-    def __init__(self, net: nn.Module, unrolled: Unrolled, end: int, init: str = 'copy', **kwargs: Any) -> None:
-        super().__init__(net, unrolled, end, **kwargs)
+    def __init__(
+        self,
+        place: Place,
+        init: str = 'copy',
+        units_per_stage: int = 1,
+        bank_vectors: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(place, **kwargs)
         if init not in ('copy', 'random'):
             raise ValueError(f"auxiliary.init={init!r} must be 'copy' or 'random'.")
+        if not isinstance(units_per_stage, int) or isinstance(units_per_stage, bool) or units_per_stage < 0:
+            raise ValueError(f'auxiliary.units_per_stage={units_per_stage!r} must be an integer, 0 or more.')
         self.init = init
-        self.units = unrolled.first_of_remaining_stages(end)
-        self.finish = unrolled.finish
-        self.paths = (*(path for unit in self.units for path in unit.layers), *unrolled.tail)
-        self.layers = copy_layers(net, self.paths)
+        self.units = place.unrolled.first_of_remaining_stages(place.end, units_per_stage)
+        self.finish = place.unrolled.finish
+        self.paths = (*(path for unit in self.units for path in unit.layers), *place.unrolled.tail)
+        self.layers = copy_layers(place.net, self.paths)
+        self.remaining = () if units_per_stage else _remaining_outputs(place)
+        self.vectors = self._pooled_taps(place) if switch('auxiliary.bank_vectors', bank_vectors) else ()
+        self.reads_pooled = bool(bank_vectors)
+        self._width = None if units_per_stage else place.shapes()[place.end - 1][0]
+        self._num_vectors = sum(
+            shape[0]
+            for unit, shape in zip(place.unrolled.units, place.shapes() if self.vectors else (), strict=False)
+            if unit.tap in self.vectors
+        )
+
+    def _pooled_taps(self, place: Place) -> tuple[str, ...]:
+        """Pooled taps of the modules before this one."""
+        if self.head == 'shared':
+            raise ValueError(
+                "auxiliary.bank_vectors=True needs a head of its own, which reads more features than the model's: set "
+                "auxiliary.head='private'."
+            )
+        return tuple(unit.tap for unit in place.unrolled.units[: place.start] if unit.pooled and unit.tap)
 
     def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Any:
-        """See `Auxiliary.forward`. The result carries the graph wherever `x` or a tap does."""
+        """What the wrapped backbone would return. It carries the graph wherever `x` or a tap does."""
         taps = dict(taps)
+        taps.update(dict.fromkeys(self.remaining, x))
         for unit in self.units:
             x = unit(self.layers, x)
             if unit.tap is not None:
                 taps[unit.tap] = x
         return self.finish(self.layers, x, taps)
 
+    def local_losses(self, x: Tensor, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
+        """See `Auxiliary.local_losses`. Features of the bank come detached."""
+        features = task.neck(self(x, taps))
+        if self.vectors:
+            joined = torch.cat([features[-1], *(taps[name] for name in self.vectors)], dim=1)
+            features = (*features[:-1], joined)
+        return task.loss(features)
+
+    def head_width(self, in_channels: int) -> int:
+        """See `Auxiliary.head_width`."""
+        return (self._width or in_channels) + self._num_vectors
+
     def init_weights(self) -> None:
         """Initialise neck and heads by their own configs, and the units when `init='random'`."""
         super().init_weights()
         if self.init == 'random':
-            for layer in self.layers.modules():
-                if hasattr(layer, 'reset_parameters'):
-                    layer.reset_parameters()
-            initialize(
-                self.layers,
-                [
-                    dict(type='Kaiming', layer='Conv2d'),
-                    dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
-                ],
-            )
+            reset_weights(self.layers)
 
     def mirrored_keys(self) -> dict[str, str]:
         """See `Auxiliary.mirrored_keys`."""
@@ -76,3 +111,18 @@ class SLM(Auxiliary):
             pairs = zip(self.layers.get_submodule(path).modules(), net.get_submodule(path).modules(), strict=True)
             for own, source in pairs:
                 own.training = source.training
+
+
+def _remaining_outputs(place: Place) -> tuple[str, ...]:
+    """Outputs of the backbone behind the cut, for which the module's own output stands in.
+
+    Raises:
+        ValueError: If there is more than one: no neck reads one map at several scales.
+    """
+    names = tuple(unit.tap for unit in place.unrolled.units[place.end :] if unit.tap and not unit.pooled)
+    if len(names) > 1:
+        raise ValueError(
+            f'auxiliary.units_per_stage=0 leaves one map for {list(names)}: only a backbone with one output can do '
+            'without units.'
+        )
+    return names

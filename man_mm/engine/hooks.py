@@ -71,7 +71,8 @@ class FeatureBankHook(Hook):
     def _open(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = inspect.signature(host.forward).bind(*args, **kwargs).arguments
         if call.get('mode') == 'loss':
-            assert self._backbone is not None
+            assert self._backbone is not None and self._backbone.readout is not None
+            self._backbone.readout.check_batch(call['inputs'], call.get('data_samples'))
             self._backbone.bank.open(call['inputs'], call.get('data_samples'))
 
     def _close(self, *_: Any) -> None:

@@ -4,6 +4,7 @@ from . import families  # noqa: F401  (registers the descriptions)
 from .backbone import LocalBackbone, find_local_backbone
 from .bank import FeatureBank
 from .partition import Partition, partition
+from .place import Place
 from .signal import current_local_backward, publish_local_backward
 from .unroll import StageOutputs, Unit, Unrolled, copy_layers, register_unroll, unroll
 
@@ -11,6 +12,7 @@ __all__ = [
     'FeatureBank',
     'LocalBackbone',
     'Partition',
+    'Place',
     'StageOutputs',
     'Unit',
     'Unrolled',

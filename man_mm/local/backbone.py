@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from .bank import FeatureBank
 from .cost import activation_bytes
 from .host import on_sibling
 from .partition import Partition, partition
+from .place import Place, unit_shapes
 from .signal import LocalBackward, current_local_backward
 from .transparent import TransparentWrapper
 from .unroll import Unrolled, unroll
@@ -27,8 +29,11 @@ BANK_DTYPES = ('float16', 'bfloat16', 'float32')
 class Readout(Protocol):
     """What a `LocalBackbone` asks of a readout."""
 
-    def __call__(self, auxiliary: nn.Module, features: Any, inputs: Any, targets: Any) -> dict[str, Any]:
-        """The task's losses on an auxiliary's features."""
+    def task(self, auxiliary: nn.Module, inputs: Any, targets: Any) -> Any:
+        """What an auxiliary asks of the model for one batch."""
+
+    def check_batch(self, inputs: Any, targets: Any) -> None:
+        """Raise ValueError if the model cannot train on a batch."""
 
     def sharing(self, auxiliary: nn.Module) -> AbstractContextManager[None]:
         """Wraps a local loss and its backward."""
@@ -52,7 +57,8 @@ class LocalBackbone(TransparentWrapper):
         partition: `uniform`, `memory`, or the names of the units that end modules 0 to K - 2.
         bank: False keeps the taps of earlier modules from the auxiliaries, which see zeros instead.
         bank_dtype: Precision of banked taps, e.g. `float16`. Default: as they come.
-        probe_size: Height and width in px of the image on which `partition='memory'` measures activations.
+        probe_size: Height and width of the training images in px, for `partition='memory'` and for auxiliaries whose
+            layers depend on it (`man_mm.PredSim`).
 
     Raises:
         ValueError: If the backbone cannot be unrolled, or an argument is out of range.
@@ -81,12 +87,15 @@ class LocalBackbone(TransparentWrapper):
                 f'auxiliary={auxiliary!r}: with num_modules={num_modules} every module but the last one needs the '
                 "config of a network that trains it, e.g. auxiliary=dict(type='man_mm.SLM', neck=...)."
             )
+        shapes = cache(lambda: unit_shapes(self.backbone, self.unrolled, probe_size))
         self.auxiliaries = ModuleList(
             MODELS.build(
-                dict(auxiliary or {}, net=self.backbone, unrolled=self.unrolled, end=self.partition.span(module)[1])
+                dict(auxiliary or {}, place=Place(self.backbone, self.unrolled, self.partition, module, shapes))
             )
             for module in range(self.num_modules - 1)
         )
+        self._pooled = {unit.tap for unit in self.unrolled.units if unit.pooled}
+        self._keeps_pooled = any(auxiliary.reads_pooled for auxiliary in self.auxiliaries)
         if any(auxiliary.head != 'shared' for auxiliary in self.auxiliaries):
             on_sibling(self, LocalBackbone._adopt_head)
 
@@ -144,8 +153,8 @@ class LocalBackbone(TransparentWrapper):
         self, auxiliary: nn.Module, x: Tensor, taps: Mapping[str, Tensor], readout: Readout
     ) -> dict[str, Any]:
         """The task's losses on a module's output `x`. The module's own `taps` carry its graph, banked ones none."""
-        features = auxiliary(x, {**self._earlier_taps(), **taps})
-        return readout(auxiliary, features, self.bank.inputs, self.bank.targets)
+        task = readout.task(auxiliary, self.bank.inputs, self.bank.targets)
+        return auxiliary.local_losses(x, {**self._earlier_taps(), **taps}, task)
 
     def _run(self, module: int, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Run one module on the detached `x`: the only live graph is this module's."""
@@ -157,7 +166,10 @@ class LocalBackbone(TransparentWrapper):
     def _put(self, taps: Mapping[str, Tensor]) -> None:
         """Bank a module's taps. In a scope of its own: no variable may hold a graph while the next module runs."""
         for name, feature in taps.items():
-            self.bank.put(name, feature)
+            if name not in self._pooled:
+                self.bank.put(name, feature)
+            elif self._keeps_pooled:
+                self.bank.put(name, feature.detach().mean((2, 3)))
 
     def _earlier_taps(self) -> Mapping[str, Tensor]:
         taps = self.bank.taps()

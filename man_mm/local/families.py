@@ -1,8 +1,11 @@
 """The backbone families that `unroll` knows, found by the dotted name of their class: nothing is imported."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .unroll import StageOutputs, Unit, Unrolled, register_unroll
 
@@ -10,17 +13,18 @@ __all__: list[str] = []
 
 
 def _residual(net: Any, stem: tuple[str, ...]) -> Unrolled:
-    """A stem, then `net.res_layers`, each a `Sequential` of blocks; the taps are the stages in `net.out_indices`.
+    """A stem, then `net.res_layers`, each a `Sequential` of blocks; the outputs are the stages in `net.out_indices`.
 
-    Stages after the last tap reach no output, so they are left out: nothing could train them.
+    Stages after the last output are left out: nothing could train them. The end of an earlier stage that is no output
+    is a pooled tap.
     """
     units = [Unit('stem', 'stem', stem)]
     for stage in range(max(net.out_indices) + 1):
         name = net.res_layers[stage]
         num_blocks = len(net.get_submodule(name))
-        for i in range(num_blocks):
-            is_tap = i == num_blocks - 1 and stage in net.out_indices
-            units.append(Unit(f'{name}.{i}', name, (f'{name}.{i}',), name if is_tap else None))
+        units += [Unit(f'{name}.{i}', name, (f'{name}.{i}',)) for i in range(num_blocks - 1)]
+        last = f'{name}.{num_blocks - 1}'
+        units.append(Unit(last, name, (last,), tap=name, pooled=stage not in net.out_indices))
     return Unrolled(tuple(units), StageOutputs(tuple(net.res_layers[i] for i in sorted(net.out_indices))))
 
 
@@ -33,3 +37,75 @@ def _residual(net: Any, stem: tuple[str, ...]) -> Unrolled:
 def resnet(net: nn.Module) -> Unrolled:
     stem = ('stem',) if net.deep_stem else ('conv1', str(net.norm1_name), 'relu')
     return _residual(net, (*stem, 'maxpool'))
+
+
+@register_unroll('mmpretrain.models.backbones.resnet_cifar.ResNet_CIFAR')  # also man_mm.CIFARResNet
+def resnet_cifar(net: nn.Module) -> Unrolled:
+    return _residual(net, ('conv1', str(net.norm1_name), 'relu'))
+
+
+@register_unroll('mmpretrain.models.backbones.vision_transformer.VisionTransformer')
+def vision_transformer(net: Any) -> Unrolled:
+    """Patch embedding, then the encoder layers; a stage ends at every layer in `net.out_indices`, and so does a tap."""
+    tensors = ('pos_embed', *(['cls_token'] if net.cls_token is not None else []))
+    outputs = tuple(sorted(net.out_indices))
+    units = [Unit('embed', 'embed', ('patch_embed', 'pre_norm'), function=_embed, tensors=tensors)]
+    for i in range(outputs[-1] + 1):
+        stage = f'to layers.{next(end for end in outputs if end >= i)}'
+        units.append(Unit(f'layers.{i}', stage, (f'layers.{i}',), f'layers.{i}' if i in outputs[:-1] else None))
+    has_norm = net.final_norm and outputs[-1] == net.num_layers - 1
+    finish = _TokenOutputs(
+        taps=tuple(f'layers.{i}' for i in outputs[:-1]),
+        norm='ln1' if has_norm else None,
+        out_type=net.out_type,
+        num_extra_tokens=net.num_extra_tokens,
+        grid=tuple(net.patch_resolution),
+    )
+    tail = (*(['ln1'] if has_norm else []), *(['ln2'] if net.out_type == 'avg_featmap' else []))
+    return Unrolled(tuple(units), finish, tail)
+
+
+def _embed(net: Any, x: Tensor) -> Tensor:
+    """Images (N, 3, H, W) to tokens (N, L, C), class token first, as the upstream forward begins."""
+    x, grid = net.patch_embed(x)
+    if net.cls_token is not None:
+        x = torch.cat((net.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
+    position = net.resize_pos_embed(
+        net.pos_embed,
+        net.patch_resolution,
+        grid,
+        mode=net.interpolate_mode,
+        num_extra_tokens=net.num_extra_tokens,
+    )
+    return net.pre_norm(net.drop_after_pos(x + position))
+
+
+@dataclass(frozen=True)
+class _TokenOutputs:
+    """`finish` of a vision transformer: tokens to what `out_type` asks for."""
+
+    taps: tuple[str, ...]
+    norm: str | None
+    out_type: str
+    num_extra_tokens: int
+    grid: tuple[int, ...]
+
+    def __call__(self, net: nn.Module, x: Tensor, taps: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        if self.norm is not None:
+            x = net.get_submodule(self.norm)(x)
+        return tuple(self._format(net, tokens) for tokens in (*(taps[name] for name in self.taps), x))
+
+    def _format(self, net: nn.Module, tokens: Tensor) -> Tensor:
+        if self.out_type == 'raw':
+            return tokens
+        if self.out_type == 'cls_token':
+            return tokens[:, 0]
+        patches = tokens[:, self.num_extra_tokens :]
+        if self.out_type == 'avg_featmap':
+            return net.get_submodule('ln2')(patches.mean(dim=1))
+        if patches.shape[1] != self.grid[0] * self.grid[1]:
+            raise ValueError(
+                f"backbone.out_type='featmap' was set up for {self.grid} patches, but an image has {patches.shape[1]}: "
+                'set backbone.img_size to the size of the training images.'
+            )
+        return patches.unflatten(1, self.grid).permute(0, 3, 1, 2)

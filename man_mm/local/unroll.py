@@ -5,6 +5,7 @@ replacement of layers (SyncBN conversion), and the same unit runs on the backbon
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -22,23 +23,35 @@ class Unit:
         stage: The stage it belongs to. Units of one stage are consecutive.
         layers: Dotted paths of the layers that it applies, one after the other.
         tap: Name of the activation that the rest of the model needs later, if the unit's output is one.
+        pooled: The backbone does not return this tap: of its (N, C, H, W) the bank keeps the means (N, C), and keeps
+            them only if an auxiliary reads them.
+        function: What it does to `net` and `x`, if that is more than to apply its layers in turn. A function of a
+            module, so that it can be pickled. Such a unit runs on the backbone only, never on copied layers.
+        tensors: Names of parameters of the backbone itself that `function` uses.
     """
 
     name: str
     stage: str
     layers: tuple[str, ...]
     tap: str | None = None
+    pooled: bool = False
+    function: Callable[[nn.Module, Tensor], Tensor] | None = None
+    tensors: tuple[str, ...] = ()
 
     def __call__(self, net: nn.Module, x: Tensor) -> Tensor:
-        """Run the layers found in `net` (the backbone or copied layers) on `x`, an activation (N, C, H, W)."""
+        """Run the unit with the layers found in `net` (the backbone or copied layers) on `x` (N, C, H, W)."""
+        if self.function is not None:
+            return self.function(net, x)
         for path in self.layers:
             x = net.get_submodule(path)(x)
         return x
 
     def parameters(self, net: nn.Module) -> Iterator[nn.Parameter]:
-        """Parameters of the layers found in `net`."""
+        """Parameters of the unit, found in `net`."""
         for path in self.layers:
             yield from net.get_submodule(path).parameters()
+        for name in self.tensors:
+            yield net.get_parameter(name)
 
 
 Finish = Callable[[nn.Module, Tensor, Mapping[str, Tensor]], object]
@@ -77,17 +90,17 @@ class Unrolled:
                 taps[unit.tap] = x
         return x, taps
 
-    def first_of_remaining_stages(self, end: int) -> tuple[Unit, ...]:
-        """One unit for every stage that has units from `end` on: the first of them (paper, Eq. 4 with n_s = 1)."""
-        chosen: dict[str, Unit] = {}
-        for unit in self.units[end:]:
-            chosen.setdefault(unit.stage, unit)
-        return tuple(self._with_stage_tap(unit) for unit in chosen.values())
+    def first_of_remaining_stages(self, end: int, num_units: int = 1) -> tuple[Unit, ...]:
+        """The first `num_units` units of every stage that has units from `end` on (paper, Eq. 4, where it is n_s).
 
-    def _with_stage_tap(self, unit: Unit) -> Unit:
-        """The unit with its stage's tap: alone in its stage, its output stands for the stage's."""
-        tap = next((u.tap for u in self.units if u.stage == unit.stage and u.tap is not None), None)
-        return replace(unit, tap=tap)
+        The last one chosen of a stage stands for the stage, so it has the stage's tap.
+        """
+        chosen: list[Unit] = []
+        for stage, members in itertools.groupby(self.units[end:], key=lambda unit: unit.stage):
+            first = [replace(unit, tap=None) for unit in itertools.islice(members, num_units)]
+            tap = next((unit.tap for unit in self.units if unit.stage == stage and unit.tap is not None), None)
+            chosen += [*first[:-1], *(replace(unit, tap=tap) for unit in first[-1:])]
+        return tuple(chosen)
 
 
 Describe = Callable[[nn.Module], Unrolled]

@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 
 from ..local.host import NO_HEADS
 
@@ -29,12 +30,35 @@ class Readout:
         self.num_modules = num_modules
         self.handles: list[Any] = []
 
-    def __call__(self, auxiliary: Any, features: Any, inputs: Any, targets: Any) -> dict[str, Any]:
-        """Return the host's dict of losses for an auxiliary's `features`. They carry the features' graph."""
-        with self._private_heads(auxiliary):
-            features = self.apply_neck(auxiliary, features)
-            with self._extracting(features):
-                return self.host.loss(inputs, targets)
+    def task(self, auxiliary: Any, inputs: Any, targets: Any) -> 'BatchTask':
+        """What `auxiliary` asks of the host for one batch."""
+        return BatchTask(self, auxiliary, inputs, targets)
+
+    def loss(self, auxiliary: Any, features: Any, inputs: Any, targets: Any) -> dict[str, Any]:
+        """The host's dict of losses for `features` that its heads read. They carry the features' graph."""
+        with self._private_heads(auxiliary), self._extracting(features):
+            return self.host.loss(inputs, targets)
+
+    def check_batch(self, inputs: Any, targets: Any) -> None:
+        """Raise ValueError if the host cannot train on a batch."""
+
+    def scores(self, targets: Any) -> Tensor:
+        """Class targets (N, num_classes) of a batch; one-hot rows unless it is mixed.
+
+        Raises:
+            ValueError: If the host's task is no classification.
+        """
+        raise ValueError(
+            f'{type(self.host).__name__} has no class of an image to give to an auxiliary that asks for it '
+            '(man_mm.PredSim, man_mm.InfoPro): these are rules for classification.'
+        )
+
+    def images(self, inputs: Tensor) -> Tensor:
+        """Normalised images (N, C, H, W) as they were in [0, 1]."""
+        preprocessor = self.host.data_preprocessor
+        if getattr(preprocessor, '_enable_normalize', False):
+            inputs = inputs * preprocessor.std + preprocessor.mean
+        return (inputs / 255).clamp(0, 1)
 
     @contextmanager
     def sharing(self, auxiliary: Any) -> Iterator[None]:
@@ -125,6 +149,50 @@ class Readout:
                 f'model.type={type(self.host).__name__} calls {self.extract} {len(calls)} times in its loss; local '
                 'learning stands in for exactly one call. Such a model needs a readout of its own.'
             )
+
+
+@dataclass(frozen=True)
+class BatchTask:
+    """The host's task on one batch, for one auxiliary; see `man_mm.auxiliary.Task`."""
+
+    readout: Readout
+    auxiliary: Any
+    inputs: Any
+    targets: Any
+
+    def neck(self, features: Any) -> Any:
+        """Run the auxiliary's neck on `features`, or the host's where it has none of its own."""
+        return self.readout.apply_neck(self.auxiliary, features)
+
+    def loss(self, features: Any) -> dict[str, Any]:
+        """The host's dict of losses, by the auxiliary's heads where it has its own."""
+        return self.readout.loss(self.auxiliary, features, self.inputs, self.targets)
+
+    def total(self, features: Any) -> Tensor:
+        """The sum of these losses."""
+        return self.readout.host.parse_losses(self.loss(features))[0]
+
+    def labels(self) -> Tensor:
+        """Class of every image, (N,).
+
+        Raises:
+            ValueError: If images of different classes were mixed.
+        """
+        scores = self.scores()
+        if not bool((scores.amax(1) == 1).all()):
+            raise ValueError(
+                'a batch augmentation (data_preprocessor.batch_augments: Mixup, CutMix, ...) mixes classes, but this '
+                'auxiliary needs one class an image.'
+            )
+        return scores.argmax(1)
+
+    def scores(self) -> Tensor:
+        """Class targets, (N, num_classes)."""
+        return self.readout.scores(self.targets)
+
+    def images(self) -> Tensor:
+        """The images in [0, 1], (N, C, H, W)."""
+        return self.readout.images(self.inputs)
 
 
 def _trains(module: nn.Module) -> bool:

@@ -4,10 +4,10 @@ import argparse
 import sys
 
 from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 from rich.table import Table
 
+from man_mm.analysis.step import build_model
 from man_mm.analysis.structure import ModuleRow, module_rows
 from man_mm.local import find_local_backbone
 
@@ -39,9 +39,8 @@ def main() -> None:
     cfg = Config.fromfile(args.config)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
     try:
-        backbone = find_local_backbone(MODELS.build(cfg.model))
+        backbone = find_local_backbone(build_model(cfg))
     except ValueError as error:
         sys.exit(f'{args.config}: {error}')
     title = f'{type(backbone.backbone).__name__}, K = {backbone.num_modules}'

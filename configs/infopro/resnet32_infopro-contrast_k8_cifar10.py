@@ -1,0 +1,2 @@
+_base_ = './resnet32_infopro_k8_cifar10.py'
+model = dict(backbone=dict(auxiliary=dict(estimator='contrast')))

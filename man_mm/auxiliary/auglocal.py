@@ -1,0 +1,132 @@
+"""AugLocal (Ma et al., ICLR 2024): a copy of some later units' architecture, deeper for earlier modules."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..local import Place, Unit, copy_layers
+from ..registry import MODELS, strict_keys
+from .base import reset_weights
+from .classifier import ClassifierAuxiliary
+
+__all__ = ['AugLocal', 'auxiliary_depth', 'chosen_units']
+
+
+@MODELS.register_module()
+@strict_keys
+class AugLocal(ClassifierAuxiliary):
+    """Units spread evenly over the rest of the backbone, with fresh weights, then pooling and a classifier.
+
+    A unit that does not fit the one before it, because units between them are left out, takes the shape of its stage's
+    first unit, which changes width and size.
+
+    Args:
+        depth: d, units in the auxiliary of module 0.
+        decay: tau; the depth falls linearly to d (1 - tau) + tau in the last module that has an auxiliary.
+        kwargs: See `ClassifierAuxiliary`.
+
+    Raises:
+        ValueError: If `depth` or `decay` is out of range, or the backbone's units cannot be made to fit.
+    """
+
+    def __init__(self, place: Place, depth: int, decay: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(place, **kwargs)
+        if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
+            raise ValueError(f'auxiliary.depth={depth!r} must be an integer, 1 or more.')
+        if not 0 <= decay <= 1:
+            raise ValueError(f'auxiliary.decay={decay!r} must be from 0 to 1.')
+        own_depth = auxiliary_depth(place.module, place.partition.num_modules, depth, decay)
+        indices = chosen_units(place.end - 1, len(place.unrolled.units) - 1, own_depth)
+        shape = place.shapes()[place.end - 1]
+        self.units = nn.ModuleList()
+        for index in indices:
+            layers, shape = _fitting_unit(place, index, shape)
+            self.units.append(layers)
+        self.num_features = shape[0] if len(shape) == 3 else shape[-1]
+        self.tail = copy_layers(place.net, place.unrolled.tail)
+        self.finish = None if len(shape) == 3 else place.unrolled.finish
+        self.norm = nn.BatchNorm1d(self.num_features) if own_depth <= 1 else nn.Identity()
+
+    def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Tensor:
+        """See `ClassifierAuxiliary.forward`."""
+        if not isinstance(self.norm, nn.Identity):
+            self.refuse_single_image(x)
+        for unit in self.units:
+            x = unit(x)
+        x = x.mean((2, 3)) if self.finish is None else self.finish(self.tail, x, taps)[-1]
+        return self.norm(x)
+
+    def init_weights(self) -> None:
+        """Draw all layers afresh; the head follows its own config."""
+        super().init_weights()
+        for layers in (self.units, self.tail, self.norm):
+            reset_weights(layers)
+
+
+def auxiliary_depth(module: int, num_modules: int, depth: int, decay: float) -> int:
+    """Units in the auxiliary of `module`: from `depth` in module 0 linearly to `depth (1 - decay) + decay`."""
+    share = decay * module / max(num_modules - 2, 1)
+    return max(1, round(depth * (1 - share) + share))
+
+
+def chosen_units(index: int, last: int, depth: int) -> list[int]:
+    """`depth` units spread evenly from behind unit `index` to unit `last`; all of them if there are fewer."""
+    if depth >= last - index:
+        return list(range(index + 1, last + 1))
+    return [round(index + (last - index) / depth * i) for i in range(1, depth + 1)]
+
+
+def _fitting_unit(place: Place, index: int, shape: tuple[int, ...]) -> tuple[nn.Module, tuple[int, ...]]:
+    """A copy of unit `index` that reads an activation of `shape`, and the shape that it makes.
+
+    Where units between were left out, it is the first unit of the stage, with its stride and its shortcut, made to
+    read the channels that come. One unit halves the size once: a second halving is left to the next unit.
+    """
+    shapes, units = place.shapes(), place.unrolled.units
+    if shape == shapes[index - 1]:
+        return _copied(place.net, units[index]), shapes[index]
+    first = next(i for i, unit in enumerate(units) if unit.stage == units[index].stage)
+    layers = _copied(place.net, units[first])
+    if shape[0] != shapes[first - 1][0]:
+        _read(layers, shape[0], units[first].name)
+    strides = [round(old / new) for old, new in zip(shapes[first - 1][1:], shapes[first][1:], strict=True)]
+    sizes = (-(-size // stride) for size, stride in zip(shape[1:], strides, strict=True))
+    return layers, (shapes[first][0], *sizes)
+
+
+def _copied(net: nn.Module, unit: Unit) -> nn.Sequential:
+    return nn.Sequential(*(copy.deepcopy(net.get_submodule(path)) for path in unit.layers))
+
+
+def _read(layers: nn.Sequential, channels: int, name: str) -> None:
+    """Let a residual block read another number of channels: in its first convolution and in its shortcut.
+
+    Raises:
+        ValueError: If the block is not built like a ResNet's.
+    """
+    block: Any = layers[0]
+    shortcut = getattr(block, 'downsample', None)
+    if len(layers) != 1 or not isinstance(getattr(block, 'conv1', None), nn.Conv2d) or shortcut is None:
+        raise ValueError(
+            f"auxiliary.type='man_mm.AugLocal' cannot make {name} ({type(block).__name__}) read {channels} channels: "
+            'it knows residual blocks with conv1 and a downsample shortcut.'
+        )
+    block.conv1 = _resized(block.conv1, channels)
+    for i, layer in enumerate(shortcut):
+        if isinstance(layer, nn.Conv2d):
+            shortcut[i] = _resized(layer, channels)
+
+
+def _resized(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
+    return nn.Conv2d(
+        channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        conv.bias is not None,
+    )

@@ -1,0 +1,65 @@
+"""What auxiliaries made for classification share: they end in one vector an image and in a classifier of their own."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..local import Place
+from .base import Auxiliary, Task
+
+__all__ = ['ClassifierAuxiliary', 'conv_norm_relu']
+
+
+class ClassifierAuxiliary(Auxiliary):
+    """An auxiliary whose `forward` returns vectors (N, D), which a classifier of the model's kind reads.
+
+    Args:
+        place: See `Auxiliary`.
+        head: `private` for the model's kind of head, or a dict as in `Auxiliary`.
+
+    Raises:
+        ValueError: If `head` is `shared`: the model's own head reads other features.
+    """
+
+    num_features: int
+    """D."""
+
+    def __init__(self, place: Place, head: dict[str, Any] | str = 'private') -> None:
+        if head == 'shared':
+            raise ValueError(
+                f"auxiliary.head='shared' does not go with man_mm.{type(self).__name__}, whose features are not those "
+                "that the model's head reads. Use 'private'."
+            )
+        super().__init__(place, head=head)
+
+    @abstractmethod
+    def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Tensor:
+        """Return vectors (N, D) that carry the graph of `x`; the bank is not read."""
+
+    def local_losses(self, x: Tensor, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
+        """See `Auxiliary.local_losses`."""
+        return task.loss((self(x, taps),))
+
+    def head_width(self, in_channels: int) -> int:
+        """See `Auxiliary.head_width`."""
+        return self.num_features
+
+    def refuse_single_image(self, x: Tensor) -> None:
+        """Raise ValueError for a training batch of one image, of which no vector can be batch-normalised."""
+        if self.training and x.shape[0] == 1:
+            raise ValueError(
+                f'a batch of one image: man_mm.{type(self).__name__} normalises vectors over the batch. Set '
+                'train_dataloader.batch_size to 2 or more, and train_dataloader.drop_last=True if the last batch of an '
+                'epoch has one image.'
+            )
+
+
+def conv_norm_relu(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """A convolution without bias that keeps the size (stride 1) or halves it (stride 2), batch norm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,55 @@
+"""DGL, decoupled greedy learning (Belilovsky et al., ICML 2020): an MLP on the pooled output of the module."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..local import Place
+from ..registry import MODELS, strict_keys, switch
+from .base import reset_weights
+from .classifier import ClassifierAuxiliary, conv_norm_relu
+
+__all__ = ['DGL']
+
+
+@MODELS.register_module()
+@strict_keys
+class DGL(ClassifierAuxiliary):
+    """Pool to a quarter of the size, three 1x1 convolutions, pool to 2x2, hidden layers of width 4C, classifier.
+
+    The defaults are the network of AugLocal's comparison (Ma et al., ICLR 2024), the one behind the paper's Table 1;
+    `num_hidden=3, hidden_bias=True` is the original one ("mlp-sr").
+
+    Args:
+        num_hidden: Fully connected layers before the classifier.
+        hidden_bias: Whether they have a bias.
+        kwargs: See `ClassifierAuxiliary`.
+    """
+
+    def __init__(self, place: Place, num_hidden: int = 2, hidden_bias: bool = False, **kwargs: Any) -> None:
+        super().__init__(place, **kwargs)
+        if not isinstance(num_hidden, int) or isinstance(num_hidden, bool) or num_hidden < 0:
+            raise ValueError(f'auxiliary.num_hidden={num_hidden!r} must be an integer, 0 or more.')
+        channels = place.map_shape('DGL')[0]
+        width = self.num_features = 4 * channels
+        self.convs = nn.Sequential(*(conv_norm_relu(channels, channels, 1) for _ in range(3)))
+        self.hidden = nn.Sequential()
+        for _ in range(num_hidden):
+            self.hidden.append(nn.Linear(width, width, bias=switch('auxiliary.hidden_bias', hidden_bias)))
+            self.hidden.append(nn.BatchNorm1d(width))
+            self.hidden.append(nn.ReLU(inplace=True))
+
+    def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Tensor:
+        """See `ClassifierAuxiliary.forward`."""
+        self.refuse_single_image(x)
+        quarter = tuple(-(-size // 4) for size in x.shape[2:])
+        x = self.convs(F.adaptive_avg_pool2d(x, quarter))
+        return self.hidden(F.adaptive_avg_pool2d(x, 2).flatten(1))
+
+    def init_weights(self) -> None:
+        """Draw all layers afresh; the head follows its own config."""
+        super().init_weights()
+        reset_weights(self.convs)
+        reset_weights(self.hidden)

@@ -1,0 +1,77 @@
+"""Where an auxiliary network stands: behind which module of which backbone."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .partition import Partition
+from .unroll import Unrolled
+
+__all__ = ['Place', 'unit_shapes']
+
+
+@dataclass(frozen=True)
+class Place:
+    """What an auxiliary network may look at while it is built. Nothing of it is kept by the model.
+
+    Args:
+        net: The wrapped backbone.
+        unrolled: Its description.
+        partition: How it is cut.
+        module: Index of the module that the auxiliary trains, from 0.
+        shapes: Returns the shape of every unit's output for one image: (C, H, W), or (L, C) for L tokens.
+    """
+
+    net: nn.Module
+    unrolled: Unrolled
+    partition: Partition
+    module: int
+    shapes: Callable[[], list[tuple[int, ...]]]
+
+    @property
+    def start(self) -> int:
+        """Index of the module's first unit."""
+        return self.partition.span(self.module)[0]
+
+    @property
+    def end(self) -> int:
+        """Index of the first unit behind the module."""
+        return self.partition.span(self.module)[1]
+
+    @property
+    def name(self) -> str:
+        """The module's name for error messages."""
+        return self.partition.name(self.module)
+
+    def map_shape(self, rule: str) -> tuple[int, int, int]:
+        """(C, H, W) of the module's output.
+
+        Raises:
+            ValueError: If it is no feature map, as `rule` needs.
+        """
+        shape = self.shapes()[self.end - 1]
+        if len(shape) != 3:
+            raise ValueError(
+                f"auxiliary.type='man_mm.{rule}' reads feature maps (C, H, W), but the output of {self.name} has the "
+                f'shape {shape} for an image. man_mm.SLM and man_mm.AugLocal serve such a backbone.'
+            )
+        return shape
+
+
+def unit_shapes(net: nn.Module, unrolled: Unrolled, size: tuple[int, int]) -> list[tuple[int, ...]]:
+    """Shape of every unit's output, without the batch, for an RGB image of `size` (height, width in px).
+
+    Runs a copy of `net` on the meta device: no arithmetic, no memory, no change of running statistics.
+    """
+    probe = copy.deepcopy(net).to('meta')
+    probe.eval()  # on a line of its own: the ResNets of mmdet return None here
+    x = torch.zeros(1, 3, *size, device='meta')
+    shapes = []
+    with torch.no_grad():
+        for unit in unrolled.units:
+            x = unit(probe, x)
+            shapes.append(tuple(x.shape[1:]))
+    return shapes

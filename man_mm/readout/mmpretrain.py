@@ -1,0 +1,50 @@
+"""MMPretrain: every classifier whose `loss` gets its features from `extract_feat`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import Readout, register_readout
+
+__all__ = ['ClassifierReadout']
+
+
+@register_readout('mmpretrain.models.classifiers.base.BaseClassifier')
+class ClassifierReadout(Readout):
+    """Classifiers: `loss(inputs, data_samples)` calls `extract_feat(inputs)`, which ends with the neck."""
+
+    extract = 'extract_feat'
+
+    def scores(self, targets: Any) -> Tensor:
+        """See `Readout.scores`: `gt_label` of the data samples, or `gt_score` where a batch augmentation set it."""
+        if 'gt_score' in targets[0]:
+            return torch.stack([sample.gt_score for sample in targets])
+        return F.one_hot(_labels(targets), self.host.head.num_classes).float()
+
+    def check_batch(self, inputs: Any, targets: Any) -> None:
+        """Compare channels of the images and range of the labels with what the model was built for.
+
+        Raises:
+            ValueError: If they do not fit. On a GPU a label out of range would end in a device-side assertion.
+        """
+        first = next((m for m in self.host.backbone.modules() if isinstance(m, nn.Conv2d)), None)
+        if first is not None and inputs.shape[1] != first.in_channels:
+            raise ValueError(
+                f'images have {inputs.shape[1]} channel(s), but the first convolution of the backbone reads '
+                f'{first.in_channels}: load them as such (LoadImageFromFile.color_type) or set backbone.in_channels.'
+            )
+        num_classes = getattr(self.host.head, 'num_classes', None)
+        if num_classes is None or 'gt_label' not in targets[0] or len(targets[0].gt_label) != 1:
+            return  # no single label an image
+        labels = _labels(targets)
+        bad = sorted({label for label in labels.tolist() if not 0 <= label < num_classes})
+        if bad:
+            raise ValueError(
+                f'labels {bad} are out of range: model.head.num_classes={num_classes} knows 0 to {num_classes - 1}.'
+            )
+
+
+def _labels(targets: Any) -> Tensor:
+    return torch.cat([sample.gt_label for sample in targets])
