@@ -49,7 +49,7 @@ def measure(configs: dict[str, Config], device: str) -> dict[str, dict[str, floa
     """Peak bytes and median seconds of a training step of every config, all on the same batch."""
     MMLogger.get_instance('demo', logger_name='demo', log_level='ERROR')  # else every initialised weight is a line
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        batch = first_batch(configs['BP'])
+        batch, _ = first_batch(configs['BP'])
         peaks = {name: step_peak_bytes(TrainStep(cfg, device), batch) for name, cfg in configs.items()}
         seconds = step_seconds([TrainStep(cfg, device) for cfg in configs.values()], batch, TIMED_ROUNDS)
     return {name: dict(peak_bytes=peaks[name], step_seconds=s) for name, s in zip(configs, seconds, strict=True)}

@@ -19,4 +19,4 @@ def read_scalars(work_dir: str | Path) -> tuple[list[dict], list[dict]]:
     if not files:
         raise FileNotFoundError(f'{work_dir} holds no */vis_data/scalars.json: no run has logged there.')
     rows = [json.loads(line) for line in files[-1].read_text(encoding='utf-8').splitlines() if line.strip()]
-    return [row for row in rows if 'loss' in row], [row for row in rows if 'coco/bbox_mAP' in row]
+    return [row for row in rows if 'loss' in row], [row for row in rows if 'loss' not in row]

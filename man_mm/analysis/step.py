@@ -1,8 +1,9 @@
 """Training steps outside of a runner, to be measured: same model, loss, backward and optimizer as a config trains."""
 
+import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from ..engine import FeatureBankHook
 from ..local import LocalBackbone
 from .memory import PeakMemory, training_tensors
 
-__all__ = ['TrainStep', 'build_model', 'first_batch', 'step_peak_bytes', 'step_seconds']
+__all__ = ['TrainStep', 'build_model', 'first_batch', 'predict_seconds', 'step_peak_bytes', 'step_seconds']
 
 
 def build_model(cfg: Config) -> Any:
@@ -50,13 +51,17 @@ class TrainStep:
         self.model.train_step(batch, self.optim_wrapper)
 
 
-def first_batch(cfg: Config) -> Any:
-    """The first `batch_size` images of the config's training set, collated; the same for configs of the same data."""
+def first_batch(cfg: Config) -> tuple[Any, int]:
+    """The first `batch_size` images of the config's training set, collated, and the number of batches in an epoch.
+
+    Configs of the same data get the same batch.
+    """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     loader = cfg.train_dataloader
     dataset = DATASETS.build(loader.dataset)
     collate = FUNCTIONS.get(loader.get('collate_fn', dict(type='pseudo_collate'))['type'])
-    return collate([dataset[i] for i in range(loader.batch_size)])
+    batch = collate([dataset[i] for i in range(loader.batch_size)])
+    return batch, math.ceil(len(dataset) / loader.batch_size)
 
 
 def step_peak_bytes(step: TrainStep, batch: Any) -> int:
@@ -71,16 +76,31 @@ def step_peak_bytes(step: TrainStep, batch: Any) -> int:
 
 
 def step_seconds(steps: Sequence[TrainStep], batch: Any, rounds: int) -> list[float]:
-    """Median seconds of a step of each of `steps`, taken in turns so that a slow moment of the machine hits all.
+    """Median seconds of a training step of each of `steps`; see `_interleaved`."""
+    return _interleaved([(lambda step=step: step(batch)) for step in steps], steps[0].device, rounds)
+
+
+def predict_seconds(steps: Sequence[TrainStep], batch: Any, rounds: int) -> list[float]:
+    """Median seconds that each model takes to predict on `batch`, as a test does; see `_interleaved`.
+
+    It leaves the models in evaluation mode.
+    """
+    for step in steps:
+        step.model.eval()
+    return _interleaved([(lambda step=step: step.model.test_step(batch)) for step in steps], steps[0].device, rounds)
+
+
+def _interleaved(calls: Sequence[Callable[[], Any]], device: str, rounds: int) -> list[float]:
+    """Median seconds of each call, taken in turns so that a slow moment of the machine hits all.
 
     One more round goes first, to warm up.
     """
-    times: list[list[float]] = [[] for _ in steps]
+    times: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds + 1):
-        for step, taken in zip(steps, times, strict=True):
+        for call, taken in zip(calls, times, strict=True):
             start = time.perf_counter()
-            step(batch)
-            if step.device != 'cpu':
-                torch.cuda.synchronize(step.device)
+            call()
+            if device != 'cpu':
+                torch.cuda.synchronize(device)
             taken.append(time.perf_counter() - start)
     return [statistics.median(taken[1:]) for taken in times]

@@ -1,4 +1,7 @@
-"""Peak memory and seconds of one training step of configs that share their data; steps are timed in turns."""
+"""Peak memory and seconds of one training step of configs that share their data, and images predicted per second.
+
+Steps and predictions are timed in turns. Seconds of an epoch are those of its steps: loading of data is not in them.
+"""
 
 import argparse
 import json
@@ -10,43 +13,64 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
-from man_mm.analysis.step import TrainStep, first_batch, step_peak_bytes, step_seconds
+from man_mm.analysis.step import TrainStep, first_batch, predict_seconds, step_peak_bytes, step_seconds
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('configs', nargs='+', help='config files; the first one is the reference of all ratios')
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
+    parser.add_argument('--batch', type=int, help='images of a step; default: the batch size of the first config')
     parser.add_argument('--rounds', type=int, default=5, help='timed steps of each config')
     parser.add_argument('--json', help='file to write the rows to')
     return parser.parse_args()
 
 
-def measure(configs: list[str], device: str, rounds: int) -> list[dict[str, object]]:
-    """Return a row per config: `config`, `peak_mib`, `step_s` (median)."""
+def measure(configs: list[str], device: str, rounds: int, batch_size: int | None) -> list[dict[str, object]]:
+    """Return a row per config: `config`, `peak_mib`, `step_s` (median), `epoch_s`, `predict_images_per_s`."""
     loaded = [Config.fromfile(config) for config in configs]
-    batch = first_batch(loaded[0])
+    if batch_size is not None:
+        loaded[0].train_dataloader.batch_size = batch_size
+    batch, batches_per_epoch = first_batch(loaded[0])
     steps, peaks = [], []
     for cfg in loaded:
         steps.append(TrainStep(cfg, device))
         peaks.append(step_peak_bytes(steps[-1], batch))
-    seconds = step_seconds(steps, batch, rounds)
+    trained = step_seconds(steps, batch, rounds)
+    with torch.no_grad():
+        predicted = predict_seconds(steps, batch, rounds)
+    num_images = loaded[0].train_dataloader.batch_size
     return [
-        dict(config=config, peak_mib=peak / 2**20, step_s=taken)
-        for config, peak, taken in zip(configs, peaks, seconds, strict=True)
+        dict(
+            config=config,
+            batch=num_images,
+            peak_mib=peak / 2**20,
+            step_s=step,
+            epoch_s=step * batches_per_epoch,
+            predict_images_per_s=num_images / predict,
+        )
+        for config, peak, step, predict in zip(configs, peaks, trained, predicted, strict=True)
     ]
 
 
 def main() -> None:
     args = parse_args()
-    rows = measure(args.configs, args.device, args.rounds)
-    table = Table('config', 'peak MiB', 'ratio', 's / step', 'ratio')
+    rows = measure(args.configs, args.device, args.rounds, args.batch)
+    table = Table('config', 'peak MiB', 'ratio', 's / step', 'ratio', 's / epoch', 'predicted images / s')
     for column in table.columns[1:]:
         column.justify = 'right'
     for row in rows:
         ratios = (row[key] / rows[0][key] for key in ('peak_mib', 'step_s'))
         memory, time = (f'{ratio:.2f}' for ratio in ratios)
-        table.add_row(Path(row['config']).stem, f'{row["peak_mib"]:.1f}', memory, f'{row["step_s"]:.3f}', time)
+        table.add_row(
+            Path(row['config']).stem,
+            f'{row["peak_mib"]:.1f}',
+            memory,
+            f'{row["step_s"]:.3f}',
+            time,
+            f'{row["epoch_s"]:.0f}',
+            f'{row["predict_images_per_s"]:.0f}',
+        )
     Console().print(table)
     if args.json:
         device = torch.cuda.get_device_name(args.device) if args.device != 'cpu' else platform.machine()

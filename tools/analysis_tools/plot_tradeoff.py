@@ -1,0 +1,50 @@
+"""Draw accuracy against memory and against time of a step, a point per method, from two files of measurements.
+
+The accuracies come from benchmark_cifar10.py --json, memory and time from measure.py --json; rows are matched by their
+config.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+AXES = {'peak_mib': 'peak of a training step (MiB)', 'step_s': 'training step (s)'}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('accuracy', type=Path, help='JSON of benchmark_cifar10.py')
+    parser.add_argument('cost', type=Path, help='JSON of measure.py')
+    parser.add_argument('picture', type=Path, help='file to draw to, e.g. tradeoff.png')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    accuracy, cost = json.loads(args.accuracy.read_text()), json.loads(args.cost.read_text())
+    costs = {Path(row['config']).name: row for row in cost['rows']}
+    figure, axes = plt.subplots(1, len(AXES), figsize=(10, 4), sharey=True, layout='constrained')
+    for axis, (key, label) in zip(axes, AXES.items(), strict=True):
+        for row in accuracy['rows']:
+            values = list(row['test_top1_by_seed'].values())
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            x, y = costs[Path(row['config']).name][key], statistics.mean(values)
+            axis.errorbar(x, y, spread, fmt='o', capsize=3, color='black' if row['method'] == 'bp' else None)
+            axis.annotate(row['method'], (x, y), xytext=(6, 4), textcoords='offset points')
+        axis.set_xlabel(label)
+        axis.margins(0.15)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel('test top-1 (%)')
+    protocol = accuracy['protocol']
+    figure.suptitle(f'{protocol["data"]}, {protocol["epochs"]} epochs; mean and std of {len(protocol["seeds"])} seeds')
+    figure.savefig(args.picture, dpi=130)
+
+
+if __name__ == '__main__':
+    main()
