@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..local import LocalBackbone
+from ..local import LocalBackbone, Unit
 
 __all__ = ['ModuleRow', 'is_auxiliary_key', 'module_rows']
 
@@ -36,11 +36,11 @@ class ModuleRow:
 def module_rows(backbone: LocalBackbone) -> list[ModuleRow]:
     """Describe every module of `backbone`, in order."""
     rows: list[ModuleRow] = []
-    banked: tuple[str, ...] = ()
+    earlier: list[Unit] = []
     for module in range(backbone.num_modules):
         units = backbone.unrolled.units[slice(*backbone.partition.span(module))]
         is_last = module == backbone.num_modules - 1
-        writes = tuple(unit.tap for unit in units if unit.tap is not None)
+        writes = [unit for unit in units if unit.tap in backbone.banked]
         rows.append(
             ModuleRow(
                 module=module,
@@ -48,12 +48,20 @@ def module_rows(backbone: LocalBackbone) -> list[ModuleRow]:
                 stages=tuple(dict.fromkeys(unit.stage for unit in units)),
                 parameters=sum(_trainable(unit.parameters(backbone.backbone)) for unit in units),
                 auxiliary_parameters=0 if is_last else _trainable(backbone.auxiliaries[module].parameters()),
-                reads=banked if is_last or backbone.reads_bank else (),
-                writes=writes,
+                reads=tuple(unit.tap for unit in earlier if _reads(backbone, module, unit)),
+                writes=tuple(unit.tap for unit in writes),
             )
         )
-        banked += writes
+        earlier += writes
     return rows
+
+
+def _reads(backbone: LocalBackbone, module: int, unit: Unit) -> bool:
+    """Whether the auxiliary of `module`, or for the last module the model, reads the tap of an earlier `unit`."""
+    if module == backbone.num_modules - 1:
+        return not unit.pooled
+    auxiliary = backbone.auxiliaries[module]
+    return backbone.reads_bank and (auxiliary.reads_pooled if unit.pooled else auxiliary.reads_taps)
 
 
 def _trainable(parameters: Iterable[nn.Parameter]) -> int:

@@ -45,6 +45,10 @@ class AugLocal(ClassifierAuxiliary):
             layers, shape = _fitting_unit(place, index, shape)
             self.units.append(layers)
         self.num_features = shape[0] if len(shape) == 3 else shape[-1]
+        if len(shape) != 3 and any(unit.tap for unit in place.unrolled.units):
+            raise ValueError(
+                "auxiliary.type='man_mm.AugLocal' makes one vector an image: backbone.out_indices must name one layer."
+            )
         self.tail = copy_layers(place.net, place.unrolled.tail)
         self.finish = None if len(shape) == 3 else place.unrolled.finish
         self.norm = nn.BatchNorm1d(self.num_features) if own_depth <= 1 else nn.Identity()

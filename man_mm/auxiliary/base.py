@@ -59,8 +59,10 @@ class Auxiliary(BaseModule):
     """
 
     given_keys: ClassVar[tuple[str, ...]] = ('place',)
+    reads_taps = True
+    """Whether it reads the backbone's outputs of earlier modules from the feature bank."""
     reads_pooled = False
-    """Whether it reads the pooled taps in the feature bank."""
+    """Whether it reads the pooled taps of earlier modules from the feature bank."""
 
     def __init__(
         self,

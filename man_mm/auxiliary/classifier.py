@@ -23,6 +23,7 @@ class ClassifierAuxiliary(Auxiliary):
         ValueError: If `head` is `shared`: the model's own head reads other features.
     """
 
+    reads_taps = False
     num_features: int
     """D."""
 

@@ -94,8 +94,8 @@ class LocalBackbone(TransparentWrapper):
             )
             for module in range(self.num_modules - 1)
         )
-        self._pooled = {unit.tap for unit in self.unrolled.units if unit.pooled}
-        self._keeps_pooled = any(auxiliary.reads_pooled for auxiliary in self.auxiliaries)
+        reads_pooled = any(auxiliary.reads_pooled for auxiliary in self.auxiliaries)
+        self.banked = {unit.tap: unit for unit in self.unrolled.units if unit.tap and (reads_pooled or not unit.pooled)}
         if any(auxiliary.head != 'shared' for auxiliary in self.auxiliaries):
             on_sibling(self, LocalBackbone._adopt_head)
 
@@ -149,9 +149,7 @@ class LocalBackbone(TransparentWrapper):
         x, taps = self._run(self.num_modules - 1, x)
         return self.unrolled.finish(self.backbone, x, {**self.bank.taps(), **taps})
 
-    def _local_losses(
-        self, auxiliary: nn.Module, x: Tensor, taps: Mapping[str, Tensor], readout: Readout
-    ) -> dict[str, Any]:
+    def _local_losses(self, auxiliary: Any, x: Tensor, taps: Mapping[str, Tensor], readout: Readout) -> dict[str, Any]:
         """The task's losses on a module's output `x`. The module's own `taps` carry its graph, banked ones none."""
         task = readout.task(auxiliary, self.bank.inputs, self.bank.targets)
         return auxiliary.local_losses(x, {**self._earlier_taps(), **taps}, task)
@@ -166,10 +164,8 @@ class LocalBackbone(TransparentWrapper):
     def _put(self, taps: Mapping[str, Tensor]) -> None:
         """Bank a module's taps. In a scope of its own: no variable may hold a graph while the next module runs."""
         for name, feature in taps.items():
-            if name not in self._pooled:
-                self.bank.put(name, feature)
-            elif self._keeps_pooled:
-                self.bank.put(name, feature.detach().mean((2, 3)))
+            if name in self.banked:
+                self.bank.put(name, feature.detach().mean((2, 3)) if self.banked[name].pooled else feature)
 
     def _earlier_taps(self) -> Mapping[str, Tensor]:
         taps = self.bank.taps()

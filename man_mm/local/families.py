@@ -51,7 +51,7 @@ def vision_transformer(net: Any) -> Unrolled:
     outputs = tuple(sorted(net.out_indices))
     units = [Unit('embed', 'embed', ('patch_embed', 'pre_norm'), function=_embed, tensors=tensors)]
     for i in range(outputs[-1] + 1):
-        stage = f'to layers.{next(end for end in outputs if end >= i)}'
+        stage = f'layers to {next(end for end in outputs if end >= i)}'
         units.append(Unit(f'layers.{i}', stage, (f'layers.{i}',), f'layers.{i}' if i in outputs[:-1] else None))
     has_norm = net.final_norm and outputs[-1] == net.num_layers - 1
     finish = _TokenOutputs(
