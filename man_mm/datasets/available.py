@@ -8,7 +8,7 @@ __all__ = ['missing_data']
 
 
 def missing_data(cfg: Mapping[str, Any], loaders: tuple[str, ...]) -> str | None:
-    """Return one sentence on the first annotation file or image folder that is missing, or None.
+    """Return one sentence on the first annotation file or folder that is missing, or None.
 
     Args:
         cfg: A whole config.
@@ -42,6 +42,8 @@ def _leaves(dataset: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]
 
 def _paths(dataset: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     root = dataset.get('data_root') or ''
+    if root and str(dataset.get('type')).startswith('man_mm.') and not dataset.get('download'):
+        yield 'data_root', root  # upstream's sets of this kind may download theirs
     if dataset.get('ann_file'):
         yield 'ann_file', _join(root, dataset['ann_file'])
     prefixes = dataset.get('data_prefix') or {}
