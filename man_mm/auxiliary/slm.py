@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..local import Place, copy_layers
+from ..local import Place, Unit, copy_layers
 from ..registry import MODELS, strict_keys, switch
 from .base import Auxiliary, Task, reset_weights
 
@@ -19,13 +19,14 @@ class SLM(Auxiliary):
     """The first units of every stage that remains after the cut, then the backbone's own `finish`.
 
     The units of a stage are the first ones behind the cut, with parameters of their own; their output stands for the
-    stage's tap. Taps before the cut come from the feature bank.
+    stage's. Taps before the cut come from the feature bank.
 
     Args:
         init: `copy` starts from the weights of the mirrored units, also after a plain checkpoint is loaded;
             `random` from a fresh Kaiming initialisation.
         units_per_stage: n_s in Eq. 4. 0 leaves the units out: the readout then sees the module's output as it is,
             which only a readout that pools it can use.
+        cut_stage: Whether a stage that the cut divides has units too; if not, the module's output stands for it.
         bank_vectors: Join the feature bank's pooled taps, (N, C) for every stage that ended in an earlier module, to
             the features that the head reads. For classifiers, and a head of its own.
         kwargs: See `Auxiliary`.
@@ -39,6 +40,7 @@ class SLM(Auxiliary):
         place: Place,
         init: str = 'copy',
         units_per_stage: int = 1,
+        cut_stage: bool = True,
         bank_vectors: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -48,14 +50,16 @@ class SLM(Auxiliary):
         if not isinstance(units_per_stage, int) or isinstance(units_per_stage, bool) or units_per_stage < 0:
             raise ValueError(f'auxiliary.units_per_stage={units_per_stage!r} must be an integer, 0 or more.')
         self.init = init
-        self.units = place.unrolled.first_of_remaining_stages(place.end, units_per_stage)
+        self.units = place.unrolled.first_of_remaining_stages(
+            place.end, units_per_stage, switch('auxiliary.cut_stage', cut_stage)
+        )
         self.finish = place.unrolled.finish
         self.paths = (*(path for unit in self.units for path in unit.layers), *place.unrolled.tail)
         self.layers = copy_layers(place.net, self.paths)
-        self.remaining = () if units_per_stage else _remaining_outputs(place)
+        self.stood_for = _outputs_without_units(place, self.units)
         self.vectors = self._pooled_taps(place) if switch('auxiliary.bank_vectors', bank_vectors) else ()
         self.reads_pooled = bool(bank_vectors)
-        self._width = None if units_per_stage else place.shapes()[place.end - 1][0]
+        self._width = None if self.units else place.shapes()[place.end - 1][0]
         self._num_vectors = sum(
             shape[0]
             for unit, shape in zip(place.unrolled.units, place.shapes() if self.vectors else (), strict=False)
@@ -74,7 +78,7 @@ class SLM(Auxiliary):
     def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Any:
         """What the wrapped backbone would return. It carries the graph wherever `x` or a tap does."""
         taps = dict(taps)
-        taps.update(dict.fromkeys(self.remaining, x))
+        taps.update(dict.fromkeys(self.stood_for, x))
         for unit in self.units:
             x = unit(self.layers, x)
             if unit.tap is not None:
@@ -113,13 +117,15 @@ class SLM(Auxiliary):
                 own.training = source.training
 
 
-def _remaining_outputs(place: Place) -> tuple[str, ...]:
-    """Outputs of the backbone behind the cut, for which the module's own output stands in.
+def _outputs_without_units(place: Place, own: tuple[Unit, ...]) -> tuple[str, ...]:
+    """Outputs of the backbone behind the cut that no unit of the SLM makes: the module's output stands in for them.
 
     Raises:
         ValueError: If there is more than one: no neck reads one map at several scales.
     """
-    names = tuple(unit.tap for unit in place.unrolled.units[place.end :] if unit.tap and not unit.pooled)
+    made = {unit.tap for unit in own}
+    later = place.unrolled.units[place.end :]
+    names = tuple(unit.tap for unit in later if unit.tap and not unit.pooled and unit.tap not in made)
     if len(names) > 1:
         raise ValueError(
             f'auxiliary.units_per_stage=0 leaves one map for {list(names)}: only a backbone with one output can do '

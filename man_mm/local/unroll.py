@@ -90,13 +90,20 @@ class Unrolled:
                 taps[unit.tap] = x
         return x, taps
 
-    def first_of_remaining_stages(self, end: int, num_units: int = 1) -> tuple[Unit, ...]:
+    def first_of_remaining_stages(self, end: int, num_units: int = 1, cut_stage: bool = True) -> tuple[Unit, ...]:
         """The first `num_units` units of every stage that has units from `end` on (paper, Eq. 4, where it is n_s).
 
         The last one chosen of a stage stands for the stage, so it has the stage's tap.
+
+        Args:
+            end: Index of the first unit behind the cut.
+            num_units: n_s.
+            cut_stage: Whether a stage of which `end` cuts off a part counts as remaining.
         """
         chosen: list[Unit] = []
         for stage, members in itertools.groupby(self.units[end:], key=lambda unit: unit.stage):
+            if not cut_stage and stage == self.units[end - 1].stage:
+                continue
             first = [replace(unit, tap=None) for unit in itertools.islice(members, num_units)]
             tap = next((unit.tap for unit in self.units if unit.stage == stage and unit.tap is not None), None)
             chosen += [*first[:-1], *(replace(unit, tap=tap) for unit in first[-1:])]
