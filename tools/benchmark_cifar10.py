@@ -54,7 +54,7 @@ class Run:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--methods', nargs='+', choices=sorted(METHODS), default=list(METHODS))
-    parser.add_argument('--lrs', nargs='+', type=float, default=[0.03, 0.1, 0.3])
+    parser.add_argument('--lrs', nargs='+', type=float, default=[0.03, 0.1, 0.3, 1.0])
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--grid-epochs', type=int, default=3, help='epochs of a run that compares learning rates')
     parser.add_argument('--epochs', type=int, default=8, help='epochs of a run that is tested')
