@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--lrs', nargs='+', type=float, default=[0.03, 0.1, 0.3, 1.0])
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--grid-epochs', type=int, default=3, help='epochs of a run that compares learning rates')
-    parser.add_argument('--epochs', type=int, default=8, help='epochs of a run that is tested')
+    parser.add_argument('--epochs', type=int, default=6, help='epochs of a run that is tested')
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time, each on one thread')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/cifar10_short'))
     parser.add_argument('--cfg-options', nargs='*', default=[], help='handed to every run, e.g. for another device')

@@ -6,7 +6,7 @@ model = dict(
         backbone={{_base_.model.backbone}},
         num_modules=16,
         probe_size=(32, 32),
-        auxiliary=dict(type='man_mm.SLM', head='private', bank_vectors=True),
+        auxiliary=dict(type='man_mm.SLM', init='random', head='private', bank_vectors=True),
     )
 )
 optim_wrapper = dict(type='man_mm.LocalOptimWrapper')

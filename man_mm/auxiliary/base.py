@@ -137,6 +137,8 @@ class Auxiliary(BaseModule):
         in_channels = getattr(own, 'in_channels', None)
         if isinstance(in_channels, int) and self.head_width(in_channels) != in_channels:
             _widen(own, name, self.head_width(in_channels))
+        else:
+            _draw_afresh(own)  # a head may have no initialisation but torch's: its copies would all start alike
         self.heads[name] = own
 
 
@@ -160,12 +162,17 @@ def _widen(head: Any, name: str, width: int) -> None:
 
 def reset_weights(layers: nn.Module) -> None:
     """Draw fresh weights: He-normal kernels (fan-out), norms 1 and 0, everything else by torch's default."""
-    for layer in layers.modules():
-        if hasattr(layer, 'reset_parameters'):
-            layer.reset_parameters()
+    _draw_afresh(layers)
     kernels = dict(type='Kaiming', layer=['Conv1d', 'Conv2d'])
     norms = dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm', 'LayerNorm'])
     initialize(layers, [kernels, norms])
+
+
+def _draw_afresh(layers: nn.Module) -> None:
+    """Give every layer new weights as torch draws them."""
+    for layer in layers.modules():
+        if hasattr(layer, 'reset_parameters'):
+            layer.reset_parameters()
 
 
 def _is_config_by_name(head: Any) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..local import Place, Unit, copy_layers
 from ..registry import MODELS, strict_keys, switch
@@ -89,7 +90,8 @@ class SLM(Auxiliary):
         """See `Auxiliary.local_losses`. Features of the bank come detached."""
         features = task.neck(self(x, taps))
         if self.vectors:
-            joined = torch.cat([features[-1], *(taps[name] for name in self.vectors)], dim=1)
+            banked = (F.layer_norm(taps[name], taps[name].shape[1:]) for name in self.vectors)
+            joined = torch.cat([features[-1], *banked], dim=1)
             features = (*features[:-1], joined)
         return task.loss(features)
 

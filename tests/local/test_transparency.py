@@ -37,6 +37,8 @@ PRETRAIN = {
     'pretrain_resnet50': dict(type='ResNet', depth=50, out_indices=(0, 1, 2, 3)),
     'pretrain_v1d': dict(type='ResNetV1d', depth=50, stem_channels=16, base_channels=8),
     'pretrain_se': dict(type='SEResNet', depth=50, se_ratio=4),
+    'pretrain_cifar': dict(type='ResNet_CIFAR', depth=18, stem_channels=8, base_channels=8),
+    'cifar': dict(type='man_mm.CIFARResNet', depth=14, base_channels=4),
 }
 BACKBONES = {**{k: (v, 'mmdet') for k, v in MMDET.items()}, **{k: (v, 'mmpretrain') for k, v in PRETRAIN.items()}}
 NECKLESS = dict(type='man_mm.SLM')

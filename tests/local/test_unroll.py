@@ -46,7 +46,7 @@ def test_the_small_model_has_the_first_unit_behind_the_cut_of_every_remaining_st
     [
         (dict(type='Darknet', depth=53), 'mmdet'),
         (dict(type='DetectoRS_ResNet', depth=50, sac=None, stage_with_sac=(False,) * 4, output_img=True), 'mmdet'),
-        (dict(type='ResNet_CIFAR', depth=18), 'mmpretrain'),
+        (dict(type='MobileNetV2'), 'mmpretrain'),
     ],
     ids=lambda value: value.get('type') if isinstance(value, dict) else value,
 )
