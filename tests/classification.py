@@ -14,7 +14,7 @@ RULES = {
     'contrast': dict(type='man_mm.InfoPro', lambda1=(5.0, 0.2), lambda2=(0.05, 0.5), estimator='contrast'),
     'auglocal': dict(type='man_mm.AugLocal', depth=2),
 }
-PREPROCESSOR = dict(mean=[125.3, 123.0, 113.9], std=[63.0, 62.1, 66.7], to_rgb=False)
+PREPROCESSOR = dict(num_classes=CLASSES, mean=[125.3, 123.0, 113.9], std=[63.0, 62.1, 66.7], to_rgb=False)
 
 
 def classifier(rule=None, num_modules=4, net_depth=14, width=4, size=16, model=None, **auxiliary):
