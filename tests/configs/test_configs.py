@@ -1,5 +1,6 @@
-"""Every config loads, builds and makes one step, at a fraction of its width and image size."""
+"""Every config loads, builds and makes one step, at a fraction of its width, depth and image size."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -7,17 +8,28 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS, DefaultScope
 
-from ..models import batch, build
+from man_mm.analysis.step import build_model
+
+from ..classification import batch as images_of_classes
+from ..models import batch as images_with_boxes
 from ..training import fake_runner
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(str(path.relative_to(ROOT / 'configs')) for path in ROOT.glob('configs/[!_]*/*.py'))
+RULES = ('man', 'dgl', 'predsim', 'infopro', 'auglocal')
+LOCAL = [name for name in CONFIGS if any(f'_{rule}' in name for rule in RULES)]
+WITH_OWN_TWIN = [name for name in LOCAL if not name.endswith('_in1k.py')]
+"""Local configs whose twin is ours; those for ImageNet inherit upstream's config."""
+
 WIDTH = 8
+SIZE = 32
+SHALLOW = {110: 20, 32: 20}
+"""Depth at which a CIFAR ResNet is tested; K shrinks with it."""
 
 
 def narrow(cfg, name=''):
     """Cut every channel count of a model config to 1 / `WIDTH`, and drop pretrained weights."""
-    if isinstance(cfg, list):
+    if isinstance(cfg, (list, tuple)):
         return [narrow(value, name) for value in cfg]
     if isinstance(cfg, int) and not isinstance(cfg, bool) and name.endswith('channels'):
         return max(cfg // WIDTH, 1)
@@ -26,9 +38,19 @@ def narrow(cfg, name=''):
     small = {key: narrow(value, key) for key, value in cfg.items() if key != 'init_cfg'}
     if small.get('type') == 'ResNet':
         small['base_channels'] = cfg.get('base_channels', 64) // WIDTH
+        small['stem_channels'] = small['base_channels']
+    if small.get('type') == 'man_mm.CIFARResNet':
+        small.update(base_channels=16 // WIDTH, depth=SHALLOW[cfg['depth']])
+    if small.get('type') == 'VisionTransformer':
+        small['arch'] = dict(embed_dims=384 // WIDTH, num_layers=4, num_heads=2, feedforward_channels=96)
+        small.update(img_size=SIZE, patch_size=8)
+    if small.get('type') == 'man_mm.LocalBackbone':
+        units = {'man_mm.CIFARResNet': 10, 'VisionTransformer': 5}.get(cfg['backbone']['type'], cfg['num_modules'])
+        small.update(probe_size=(SIZE, SIZE), num_modules=min(cfg['num_modules'], units))
     return small
 
 
+@cache
 def load(name):
     return Config.fromfile(ROOT / 'configs' / name)
 
@@ -38,14 +60,25 @@ def inner(model_cfg):
     return backbone.get('backbone', backbone)
 
 
+def small_model(cfg):
+    small = Config(dict(model=narrow(cfg.model.to_dict()), default_scope=cfg.default_scope))
+    if cfg.get('data_preprocessor') is not None:
+        small.data_preprocessor = cfg.data_preprocessor
+    torch.manual_seed(0)
+    model = build_model(small)
+    model.init_weights()
+    return model.train()
+
+
 @pytest.mark.parametrize('name', CONFIGS)
 def test_config_makes_a_step_that_moves_every_trained_weight(name):
     cfg = load(name)
-    model = build(narrow(cfg.model.to_dict()), scope=cfg.default_scope).train()
+    model = small_model(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         settings = cfg.optim_wrapper.optimizer.to_dict()
+        settings.pop('_scope_', None)
         optimizer = getattr(torch.optim, settings.pop('type'))(model.parameters(), **settings)
-        wrapper_cfg = {key: value for key, value in cfg.optim_wrapper.to_dict().items() if key != 'optimizer'}
+        wrapper_cfg = {k: v for k, v in cfg.optim_wrapper.to_dict().items() if k not in ('optimizer', 'paramwise_cfg')}
         wrapper = OPTIM_WRAPPERS.build({'type': 'OptimWrapper', **wrapper_cfg, 'optimizer': optimizer})
     reached = set()
     optimizer.register_step_pre_hook(
@@ -54,19 +87,27 @@ def test_config_makes_a_step_that_moves_every_trained_weight(name):
     for hook in cfg.get('custom_hooks', []):
         if hook.type == 'man_mm.FeatureBankHook':
             HOOKS.build(hook).before_train(fake_runner(model=model, optim_wrapper=wrapper))
-    logs = model.train_step(batch(), wrapper)
+    is_classifier = cfg.default_scope == 'mmpretrain'
+    logs = model.train_step(images_of_classes(4, SIZE) if is_classifier else images_with_boxes(), wrapper)
     assert logs['loss'].isfinite()
     assert reached == {key for key, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize('name', [name for name in CONFIGS if name.startswith('man/') or '_man_' in name])
+@pytest.mark.parametrize('name', LOCAL)
+def test_names_say_rule_and_number_of_modules(name):
+    cfg = load(name)
+    rule = next(rule for rule in RULES if f'_{rule}' in name)
+    auxiliary = cfg.model.backbone.auxiliary.type
+    assert auxiliary.lower() == {'man': 'man_mm.slm'}.get(rule, f'man_mm.{rule}')
+    assert f'_k{cfg.model.backbone.num_modules}_' in name
+
+
+@pytest.mark.parametrize('name', WITH_OWN_TWIN)
 def test_local_config_differs_from_its_twin_only_by_local_learning(name):
     local = load(name)
-    twin_name = (
-        name.replace('man/', 'bp/').replace('_man_', '_bp_').replace(f'_k{local.model.backbone.num_modules}', '')
-    )
-    twin = load(twin_name)
-    assert f'_man_k{local.model.backbone.num_modules}_' in name
+    parts = Path(name).stem.split('_')
+    folder = 'demo' if name.startswith('demo/') else 'bp'
+    twin = load(f'{folder}/{parts[0]}_{"bp_" if len(parts) == 4 else f"{parts[1]}_bp_"}{parts[-1]}.py')
     for key in (
         'train_dataloader',
         'val_dataloader',
@@ -75,8 +116,18 @@ def test_local_config_differs_from_its_twin_only_by_local_learning(name):
         'randomness',
         'val_evaluator',
         'default_hooks',
+        'data_preprocessor',
     ):
-        assert local[key] == twin[key], key
+        assert local.get(key) == twin.get(key), key
     assert local.optim_wrapper.optimizer == twin.optim_wrapper.optimizer
     assert inner(local.model) == inner(twin.model)
     assert {**local.model, 'backbone': None} == {**twin.model, 'backbone': None}
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_leaf_is_short_and_its_folder_lists_it(name):
+    path = ROOT / 'configs' / name
+    assert len(path.read_text().splitlines()) <= 31
+    if not name.startswith('demo/'):
+        assert path.stem in (path.parent / 'metafile.yml').read_text()
+        assert f'({path.name})' in (path.parent / 'README.md').read_text()
