@@ -58,23 +58,19 @@ class SLM(Auxiliary):
         self.paths = (*(path for unit in self.units for path in unit.layers), *place.unrolled.tail)
         self.layers = copy_layers(place.net, self.paths)
         self.stood_for = _outputs_without_units(place, self.units)
-        self.vectors = self._pooled_taps(place) if switch('auxiliary.bank_vectors', bank_vectors) else ()
+        self.vectors = self._pooled_taps(place) if switch('auxiliary.bank_vectors', bank_vectors) else {}
         self.reads_pooled = bool(bank_vectors)
-        self._width = None if self.units else place.shapes()[place.end - 1][0]
-        self._num_vectors = sum(
-            shape[0]
-            for unit, shape in zip(place.unrolled.units, place.shapes() if self.vectors else (), strict=False)
-            if unit.tap in self.vectors
-        )
+        self._widths = {} if self.units else _width_without_units(place)
 
-    def _pooled_taps(self, place: Place) -> tuple[str, ...]:
-        """Pooled taps of the modules before this one."""
+    def _pooled_taps(self, place: Place) -> dict[str, int]:
+        """Pooled taps of the modules before this one, and their channels."""
         if self.head == 'shared':
             raise ValueError(
                 "auxiliary.bank_vectors=True needs a head of its own, which reads more features than the model's: set "
                 "auxiliary.head='private'."
             )
-        return tuple(unit.tap for unit in place.unrolled.units[: place.start] if unit.pooled and unit.tap)
+        earlier = place.unrolled.units[: place.start]
+        return {unit.tap: place.shapes()[i][0] for i, unit in enumerate(earlier) if unit.pooled and unit.tap}
 
     def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Any:
         """What the wrapped backbone would return. It carries the graph wherever `x` or a tap does."""
@@ -97,7 +93,7 @@ class SLM(Auxiliary):
 
     def head_width(self, in_channels: int) -> int:
         """See `Auxiliary.head_width`."""
-        return (self._width or in_channels) + self._num_vectors
+        return self._widths.get(in_channels, in_channels) + sum(self.vectors.values())
 
     def init_weights(self) -> None:
         """Initialise neck and heads by their own configs, and the units when `init='random'`."""
@@ -134,3 +130,9 @@ def _outputs_without_units(place: Place, own: tuple[Unit, ...]) -> tuple[str, ..
             'without units.'
         )
     return names
+
+
+def _width_without_units(place: Place) -> dict[int, int]:
+    """A head that reads the channels of the backbone's last map is to read those of the module's output instead."""
+    own, last = place.shapes()[place.end - 1], place.shapes()[-1]
+    return {last[0]: own[0]} if len(own) == 3 else {}

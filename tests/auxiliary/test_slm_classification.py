@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ..classification import batch, classifier, make, resnet32
+from ..models import build, retinanet
 from ..training import Trainer
 
 
@@ -90,6 +91,23 @@ def test_without_units_for_the_stage_of_the_cut_the_modules_output_stands_for_it
     auxiliaries = resnet32('man', cut_stage=False).backbone.auxiliaries
     expected = [['layer1.0', 'layer2.0', 'layer3.0']] + [['layer2.0', 'layer3.0']] * 5 + [['layer3.0']] * 5 + [[]] * 4
     assert [[unit.name for unit in auxiliary.units] for auxiliary in auxiliaries] == expected
+
+
+@pytest.mark.parametrize('options', [dict(units_per_stage=0), dict(cut_stage=False)], ids=str)
+def test_a_transformer_can_do_without_units(options):
+    arch = dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32)
+    head = dict(type='VisionTransformerClsHead', num_classes=10, in_channels=16)
+    cfg = classifier('man', 3, model=dict(neck=None, head=head), bank_vectors=False, **options)
+    cfg['backbone']['backbone'] = dict(type='VisionTransformer', arch=arch, img_size=16, patch_size=8)
+    run = Trainer(make(cfg))
+    run.step(batch(4))
+    assert set(run.gradients) == {name for name, _ in run.model.named_parameters()}
+
+
+def test_a_detectors_private_heads_keep_their_width():
+    model = build(retinanet(9, auxiliary=dict(head='private', cut_stage=False)))
+    assert all(auxiliary.heads.bbox_head.in_channels == 8 for auxiliary in model.backbone.auxiliaries)
+    Trainer(model).step()
 
 
 def test_private_heads_of_one_kind_start_from_weights_of_their_own():

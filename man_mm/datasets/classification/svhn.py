@@ -4,7 +4,6 @@ import os.path as osp
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.io import loadmat
 
 from ...registry import DATASETS
 from .arrays import ArrayDataset, check_labels, require_file
@@ -26,6 +25,8 @@ class SVHN(ArrayDataset):
 
     def load_arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """See `ArrayDataset.load_arrays`."""
+        from scipy.io import loadmat  # the only data set that needs scipy
+
         path = require_file(osp.join(self.data_root, f'{self.split}_32x32.mat'), SOURCE)
         try:
             content = loadmat(path)
