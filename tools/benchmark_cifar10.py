@@ -90,16 +90,19 @@ def top1(folder: Path, epochs: int) -> float | None:
     return next((row['accuracy/top1'] for row in validations if row['step'] == epochs), None)
 
 
+def folder_of(run: Run, epochs: int, args: argparse.Namespace) -> Path:
+    """Where a run keeps its logs and checkpoints."""
+    return args.work_dir / f'{run.name}_{epochs}epochs'
+
+
 def train(run: Run, epochs: int, args: argparse.Namespace) -> float:
     """Make a run, unless it is done; return its accuracy in %."""
-    folder = args.work_dir / f'{run.name}_{epochs}epochs'
+    folder = folder_of(run, epochs, args)
     done = top1(folder, epochs)
     if done is not None:
         return done
-    folder.mkdir(parents=True, exist_ok=True)
-    config = folder / 'config.py'
-    write_config(run, epochs, config)
-    command = [sys.executable, str(ROOT / 'tools/train.py'), str(config), '--work-dir', str(folder), '--resume']
+    config = str(folder / 'config.py')
+    command = [sys.executable, str(ROOT / 'tools/train.py'), config, '--work-dir', str(folder), '--resume']
     if args.cfg_options:
         command += ['--cfg-options', *args.cfg_options]
     with (folder / 'output.txt').open('a') as output:
@@ -117,6 +120,10 @@ def train(run: Run, epochs: int, args: argparse.Namespace) -> float:
 def train_all(runs: Iterable[Run], epochs: int, args: argparse.Namespace) -> dict[Run, float]:
     """Make runs, `--jobs` at a time."""
     runs = list(runs)
+    for run in runs:  # before the threads: MMEngine reads one config at a time
+        folder = folder_of(run, epochs, args)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_config(run, epochs, folder / 'config.py')
     with ThreadPoolExecutor(args.jobs) as pool:
         return dict(zip(runs, pool.map(lambda run: train(run, epochs, args), runs), strict=True))
 

@@ -48,7 +48,18 @@ class Readout:
         Raises:
             ValueError: If the host's task is no classification.
         """
-        raise ValueError(
+        raise self._no_classes()
+
+    def labels(self, targets: Any) -> Tensor:
+        """Class of every image of a batch, (N,).
+
+        Raises:
+            ValueError: If the host's task is no classification, or images of different classes were mixed.
+        """
+        raise self._no_classes()
+
+    def _no_classes(self) -> ValueError:
+        return ValueError(
             f'{type(self.host).__name__} has no class of an image to give to an auxiliary that asks for it '
             '(man_mm.PredSim, man_mm.InfoPro): these are rules for classification.'
         )
@@ -173,18 +184,8 @@ class BatchTask:
         return self.readout.host.parse_losses(self.loss(features))[0]
 
     def labels(self) -> Tensor:
-        """Class of every image, (N,).
-
-        Raises:
-            ValueError: If images of different classes were mixed.
-        """
-        scores = self.scores()
-        if not bool((scores.amax(1) == 1).all()):
-            raise ValueError(
-                'a batch augmentation (data_preprocessor.batch_augments: Mixup, CutMix, ...) mixes classes, but this '
-                'auxiliary needs one class an image.'
-            )
-        return scores.argmax(1)
+        """Class of every image, (N,)."""
+        return self.readout.labels(self.targets)
 
     def scores(self) -> Tensor:
         """Class targets, (N, num_classes)."""

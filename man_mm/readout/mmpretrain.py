@@ -23,6 +23,18 @@ class ClassifierReadout(Readout):
             return torch.stack([sample.gt_score for sample in targets])
         return F.one_hot(_labels(targets), self.host.head.num_classes).float()
 
+    def labels(self, targets: Any) -> Tensor:
+        """See `Readout.labels`."""
+        if 'gt_score' not in targets[0]:
+            return _labels(targets)
+        scores = self.scores(targets)
+        if not bool((scores.amax(1) == scores.sum(1)).all()):
+            raise ValueError(
+                'a batch augmentation (data_preprocessor.batch_augments: Mixup, CutMix, ...) mixes classes, but this '
+                'auxiliary needs one class an image.'
+            )
+        return scores.argmax(1)
+
     def check_batch(self, inputs: Any, targets: Any) -> None:
         """Compare channels of the images and range of the labels with what the model was built for.
 
