@@ -1,5 +1,7 @@
 """What the installed stack lacks; each shim names the versions that need it."""
 
+import atexit
+import gc
 from importlib import import_module
 
 import numpy as np
@@ -43,15 +45,23 @@ def _history_method(owner: object, name: str) -> object:
 def prepare_cpu_processes(cfg: Config) -> None:
     """Let `--launcher pytorch` run without an accelerator: MMEngine <= 0.10.7 launches on GPUs alone.
 
-    Starts the gloo process group, which the runner then finds running, and tells the runner to wrap the model in a DDP
-    that is bound to no device. Does nothing where there is a GPU, or no launcher.
+    Starts the gloo process group, which the runner then finds running, ends it when the interpreter exits, and tells
+    the runner to wrap the model in a DDP that is bound to no device. Does nothing where there is a GPU, or no launcher.
     """
     if cfg.launcher != 'pytorch' or get_device() != 'cpu':
         return
     torch.distributed.init_process_group('gloo')
+    atexit.register(_end_cpu_processes)
     wrapper = dict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {}), 'device_ids': None}
+
+
+def _end_cpu_processes() -> None:
+    """Join gloo's threads: one that lets go of a tensor while the interpreter ends aborts a run that has finished."""
+    gc.collect()  # a model's DDP wrapper keeps the group
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
