@@ -30,9 +30,8 @@ def classifier(rule=None, num_modules=4, net_depth=14, width=4, size=16, model=N
             type='man_mm.LocalBackbone',
             backbone=net,
             num_modules=num_modules,
-            probe_size=(size, size),
             auxiliary={**RULES[rule], **auxiliary},
-            **own,
+            **{'probe_size': (size, size), **own},
         )
     whole = dict(
         type='ImageClassifier',

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..local import Place, Unit, copy_layers
 from ..registry import MODELS, strict_keys
-from .base import reset_weights
+from .base import read_width, reset_weights
 from .classifier import ClassifierAuxiliary
 
 __all__ = ['AugLocal', 'auxiliary_depth', 'chosen_units']
@@ -59,8 +59,9 @@ class AugLocal(ClassifierAuxiliary):
             self.refuse_single_image(x)
         for unit in self.units:
             x = unit(x)
-        x = x.mean((2, 3)) if self.finish is None else self.finish(self.tail, x, taps)[-1]
-        return self.norm(x)
+        if self.finish is not None:
+            x = self.finish(self.tail, x, taps)[-1]
+        return self.norm(x.mean((2, 3)) if x.dim() == 4 else x)
 
     def init_weights(self) -> None:
         """Draw all layers afresh; the head follows its own config."""
@@ -117,20 +118,6 @@ def _read(layers: nn.Sequential, channels: int, name: str) -> None:
             f"auxiliary.type='man_mm.AugLocal' cannot make {name} ({type(block).__name__}) read {channels} channels: "
             'it knows residual blocks with conv1 and a downsample shortcut.'
         )
-    block.conv1 = _resized(block.conv1, channels)
-    for i, layer in enumerate(shortcut):
+    for layer in (block.conv1, *shortcut):
         if isinstance(layer, nn.Conv2d):
-            shortcut[i] = _resized(layer, channels)
-
-
-def _resized(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
-    return nn.Conv2d(
-        channels,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
-        conv.bias is not None,
-    )
+            read_width(layer, channels)

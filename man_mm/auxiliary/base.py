@@ -12,7 +12,7 @@ from ..local import Place
 from ..local.host import NO_HEADS
 from ..registry import MODELS
 
-__all__ = ['Auxiliary', 'Task', 'reset_weights']
+__all__ = ['Auxiliary', 'Task', 'read_width', 'reset_weights']
 
 SHARED_HEAD_GRADS = ('sum', 'mean', 'last')
 
@@ -143,21 +143,28 @@ class Auxiliary(BaseModule):
 
 
 def _widen(head: Any, name: str, width: int) -> None:
-    """Replace the layer with which a classification head reads its features."""
-    layers = [
-        (path, layer)
-        for path, layer in head.named_modules()
-        if isinstance(layer, nn.Linear) and layer.in_features == head.in_channels
-    ]
-    if not layers:
+    """Let a classification head read vectors of another width."""
+    layers = (layer for layer in head.modules() if isinstance(layer, nn.Linear))
+    first = next((layer for layer in layers if layer.in_features == head.in_channels), None)
+    if first is None:
         raise ValueError(
             f'auxiliary.head: {name} of type {type(head).__name__} has no linear layer that reads its '
             f'{head.in_channels} input features, so it cannot be made to read the {width} of this auxiliary.'
         )
-    path, layer = layers[0]
-    parent, _, leaf = path.rpartition('.')
-    setattr(head.get_submodule(parent), leaf, nn.Linear(width, layer.out_features, bias=layer.bias is not None))
+    read_width(first, width)
     head.in_channels = width
+
+
+def read_width(layer: nn.Linear | nn.Conv2d, width: int) -> None:
+    """Let a layer read `width` features or channels, with fresh weights. It stays of its class: it may normalise."""
+    groups = getattr(layer, 'groups', 1)
+    outputs, _, *kernel = layer.weight.shape
+    layer.weight = nn.Parameter(layer.weight.new_empty(outputs, width // groups, *kernel))
+    if isinstance(layer, nn.Linear):
+        layer.in_features = width
+    else:
+        layer.in_channels = width
+    layer.reset_parameters()
 
 
 def reset_weights(layers: nn.Module) -> None:

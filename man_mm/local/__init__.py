@@ -5,6 +5,7 @@ from .backbone import LocalBackbone, find_local_backbone
 from .bank import FeatureBank
 from .partition import Partition, partition
 from .place import Place
+from .probe import image_channels
 from .signal import current_local_backward, publish_local_backward
 from .unroll import StageOutputs, Unit, Unrolled, copy_layers, register_unroll, unroll
 
@@ -19,6 +20,7 @@ __all__ = [
     'copy_layers',
     'current_local_backward',
     'find_local_backbone',
+    'image_channels',
     'partition',
     'publish_local_backward',
     'register_unroll',

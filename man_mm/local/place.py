@@ -1,6 +1,5 @@
 """Where an auxiliary network stands: behind which module of which backbone."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import torch
 from torch import nn
 
 from .partition import Partition
+from .probe import probe
 from .unroll import Unrolled
 
 __all__ = ['Place', 'unit_shapes']
@@ -62,16 +62,11 @@ class Place:
 
 
 def unit_shapes(net: nn.Module, unrolled: Unrolled, size: tuple[int, int]) -> list[tuple[int, ...]]:
-    """Shape of every unit's output, without the batch, for an RGB image of `size` (height, width in px).
-
-    Runs a copy of `net` on the meta device: no arithmetic, no memory, no change of running statistics.
-    """
-    probe = copy.deepcopy(net).to('meta')
-    probe.eval()  # on a line of its own: the ResNets of mmdet return None here
-    x = torch.zeros(1, 3, *size, device='meta')
+    """Shape of every unit's output, without the batch, for an image of `size` (height, width in px)."""
+    own, x = probe(net, size, 'meta')
     shapes = []
     with torch.no_grad():
         for unit in unrolled.units:
-            x = unit(probe, x)
+            x = unit(own, x)
             shapes.append(tuple(x.shape[1:]))
     return shapes

@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from ..local import image_channels
 from .base import Readout, register_readout
 
 __all__ = ['ClassifierReadout']
@@ -21,17 +22,20 @@ class ClassifierReadout(Readout):
         """See `Readout.scores`: `gt_label` of the data samples, or `gt_score` where a batch augmentation set it."""
         if 'gt_score' in targets[0]:
             return torch.stack([sample.gt_score for sample in targets])
-        return F.one_hot(_labels(targets), self.host.head.num_classes).float()
+        num_classes = self.host.head.num_classes
+        if _has_one_label_an_image(targets):
+            return F.one_hot(_labels(targets), num_classes).float()
+        return torch.stack([F.one_hot(sample.gt_label, num_classes).sum(0) for sample in targets]).float()
 
     def labels(self, targets: Any) -> Tensor:
         """See `Readout.labels`."""
-        if 'gt_score' not in targets[0]:
+        if 'gt_score' not in targets[0] and _has_one_label_an_image(targets):
             return _labels(targets)
         scores = self.scores(targets)
         if not bool((scores.amax(1) == scores.sum(1)).all()):
             raise ValueError(
-                'a batch augmentation (data_preprocessor.batch_augments: Mixup, CutMix, ...) mixes classes, but this '
-                'auxiliary needs one class an image.'
+                'this auxiliary needs one class an image, but images have several: by their labels, or since a batch '
+                'augmentation (model.train_cfg.augments: Mixup, CutMix, ...) mixes them.'
             )
         return scores.argmax(1)
 
@@ -41,17 +45,16 @@ class ClassifierReadout(Readout):
         Raises:
             ValueError: If they do not fit. On a GPU a label out of range would end in a device-side assertion.
         """
-        first = next((m for m in self.host.backbone.modules() if isinstance(m, nn.Conv2d)), None)
-        if first is not None and inputs.shape[1] != first.in_channels:
+        channels = image_channels(self.host.backbone)
+        if channels not in (None, inputs.shape[1]):
             raise ValueError(
                 f'images have {inputs.shape[1]} channel(s), but the first convolution of the backbone reads '
-                f'{first.in_channels}: load them as such (LoadImageFromFile.color_type) or set backbone.in_channels.'
+                f'{channels}: load them as such (LoadImageFromFile.color_type) or set backbone.in_channels.'
             )
         num_classes = getattr(self.host.head, 'num_classes', None)
-        if num_classes is None or 'gt_label' not in targets[0] or len(targets[0].gt_label) != 1:
-            return  # no single label an image
-        labels = _labels(targets)
-        bad = sorted({label for label in labels.tolist() if not 0 <= label < num_classes})
+        if num_classes is None or 'gt_label' not in targets[0]:
+            return
+        bad = sorted({label for label in _labels(targets).tolist() if not 0 <= label < num_classes})
         if bad:
             raise ValueError(
                 f'labels {bad} are out of range: model.head.num_classes={num_classes} knows 0 to {num_classes - 1}.'
@@ -60,3 +63,7 @@ class ClassifierReadout(Readout):
 
 def _labels(targets: Any) -> Tensor:
     return torch.cat([sample.gt_label for sample in targets])
+
+
+def _has_one_label_an_image(targets: Any) -> bool:
+    return all(len(sample.gt_label) == 1 for sample in targets)

@@ -1,10 +1,13 @@
 """AugLocal: depth, chosen units, widths and strides against the table of the authors' rule."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from man_mm.auxiliary.auglocal import auxiliary_depth, chosen_units
+from man_mm.local import StageOutputs, Unit, Unrolled, register_unroll
 
 from ..classification import batch, classifier, make, resnet32
 from ..training import Trainer
@@ -65,14 +68,21 @@ def test_blocks_have_the_published_widths_and_strides(depth):
             assert ' '.join(f'{b.conv2.out_channels}({b.conv1.stride[0]})' for b in blocks) == expected, module
 
 
-@pytest.mark.parametrize('depth', [1, 3, 5])
+@pytest.mark.parametrize('depth', DEPTHS)
 def test_every_auxiliary_runs_and_normalises_its_vector_only_if_it_is_one_block_deep(depth):
     model = authors_model(depth).train()
     shapes = [(16, 32)] * 6 + [(32, 16)] * 5 + [(64, 8)] * 5
+    assert [len(auxiliary.units) for auxiliary in model.backbone.auxiliaries] == DEPTHS[depth]
     for module, auxiliary in enumerate(model.backbone.auxiliaries):
         channels, size = shapes[module]
-        assert auxiliary(torch.randn(2, channels, size, size), {}).shape == (2, 64)
-        is_shallow = len(auxiliary.units) == 1
+        x = z = torch.randn(2, channels, size, size)
+        for unit in auxiliary.units:
+            z = unit(z)
+        is_shallow = DEPTHS[depth][module] == 1
+        z = z.mean((2, 3))
+        z = (z - z.mean(0)) / (z.var(0, unbiased=False) + 1e-5).sqrt() if is_shallow else z
+        assert z.shape == (2, 64)
+        torch.testing.assert_close(auxiliary(x, {}), z, rtol=1e-4, atol=1e-5)
         assert isinstance(auxiliary.norm, nn.BatchNorm1d if is_shallow else nn.Identity)
         assert auxiliary.heads.head.fc.weight.shape == (10, 64)
 
@@ -132,6 +142,57 @@ def test_other_backbones_train(net, head, neck, num_modules):
     run = Trainer(make(cfg))
     run.step(batch(4, size=32 if net is RESNET50 else 16))
     assert set(run.gradients) == {name for name, _ in run.model.named_parameters()}
+
+
+def test_a_transformer_whose_output_is_a_map_trains():
+    head = dict(type='LinearClsHead', in_channels=16, num_classes=10)
+    cfg = classifier('auglocal', 2, model=dict(head=head))  # with GlobalAveragePooling, which the plain model needs
+    cfg['backbone'].update(backbone=dict(VIT, out_type='featmap'))
+    run = Trainer(make(cfg))
+    run.step(batch(4))
+    assert set(run.gradients) == {name for name, _ in run.model.named_parameters()}
+
+
+def test_a_block_made_to_read_other_channels_keeps_its_kind_of_convolution():
+    cfg = classifier(
+        'auglocal', 2, depth=1, model=dict(head=dict(type='LinearClsHead', in_channels=128, num_classes=10))
+    )
+    cfg['backbone'].update(backbone=dict(RESNET50, conv_cfg=dict(type='ConvWS')), probe_size=(32, 32))
+    model = make(cfg)
+    kinds = {type(m) for m in model.backbone.backbone.modules() if isinstance(m, nn.Conv2d)}
+    assert len(kinds) == 1 and kinds != {nn.Conv2d}  # weights are standardised
+    block = model.backbone.auxiliaries[0].units[0][0]
+    assert block.conv1.in_channels != model.backbone.backbone.layer4[0].conv1.in_channels
+
+    assert {type(m) for m in block.modules() if isinstance(m, nn.Conv2d)} == kinds
+
+
+class PlainNet(nn.Module):
+    """Two stages of two convolutions without shortcuts."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.c, self.d = nn.Conv2d(4, 8, 3, 2, 1), nn.Conv2d(8, 16, 3, 2, 1)
+        self.e = nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x):
+        return (self.e(self.d(self.c(self.b(self.a(x))))),)
+
+
+@register_unroll(PlainNet)
+def plain_net(net):
+    units = [Unit(name, stage, (name,)) for name, stage in zip('abcde', '11233', strict=True)]
+    return Unrolled((*units[:-1], replace(units[-1], tap='e')), StageOutputs(('e',)))
+
+
+def test_a_unit_that_is_no_residual_block_is_refused_only_where_it_has_to_change():
+    cfg = classifier('auglocal', 2, depth=4, backbone_partition=['a'])
+    cfg['backbone']['backbone'] = dict(type=PlainNet)
+    assert [unit[0].in_channels for unit in make(cfg).backbone.auxiliaries[0].units] == [4, 4, 8, 16]  # all there are
+    cfg['backbone']['auxiliary']['depth'] = 1
+    with pytest.raises(ValueError, match=r'cannot make d \(Conv2d\) read 4 channels: it knows residual blocks'):
+        make(cfg)
 
 
 def test_a_transformer_with_several_outputs_is_refused():

@@ -2,9 +2,12 @@
 
 import copy
 import functools
+import pickle
+from collections import Counter
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import DefaultScope
 from torch import nn
@@ -12,40 +15,75 @@ from torch import nn
 from man_mm.engine import LocalAmpOptimWrapper
 
 from ..classification import RULES, batch, classifier, make
-from ..training import SpyWrapper, Trainer, local_parameters, reached
+from ..training import SavedTensors, SpyWrapper, Trainer, assert_equal, local_parameters, reached
 
 UNITS = 7
+HEAD = {'head.fc.weight', 'head.fc.bias'}
+GREY = dict(data_preprocessor=dict(num_classes=10, mean=[120.0], std=[60.0], to_rgb=False))
 
 
-def trainer(rule, num_modules=4, wrapper=None, model=None, **auxiliary):
-    options = {} if wrapper is None else dict(wrapper=wrapper)
-    return Trainer(make(classifier(rule, num_modules, model=model, **auxiliary)), **options)
+def pairs():
+    return batch(labels=[0, 0, 1, 1])
+
+
+def trainer(rule, num_modules=4, **auxiliary):
+    return Trainer(make(classifier(rule, num_modules, **auxiliary)))
 
 
 @pytest.mark.parametrize('num_modules', [2, 4, UNITS])
 @pytest.mark.parametrize('rule', RULES)
-def test_every_parameter_gets_a_gradient_in_every_step(rule, num_modules):
-    run = trainer(rule, num_modules)
-    run.step(batch(labels=[0, 0, 1, 1]))
-    assert set(run.gradients) == {name for name, p in run.model.named_parameters() if p.requires_grad}
+def test_every_parameter_gets_its_gradient_once_a_step(rule, num_modules):
+    run, times = trainer(rule, num_modules), Counter()
+    for name, p in run.model.named_parameters():
+        p.register_post_accumulate_grad_hook(lambda p, name=name: times.update([name]))
+    run.step(pairs())
+    assert times == dict.fromkeys((name for name, _ in run.model.named_parameters()), 1)
     assert all(gradient.isfinite().all() for gradient in run.gradients.values())
 
 
 @pytest.mark.parametrize('rule', RULES)
-def test_a_local_loss_reaches_its_own_module_only(rule):
-    seen = {}
+def test_a_local_loss_reaches_its_own_module_only_and_leaves_no_graph(rule):
+    model = make(classifier(rule, 4))
+    seen, alive, saved = {}, [], SavedTensors(model)
+    run = Trainer(
+        model,
+        SpyWrapper,
+        before=lambda loss, module: seen.update({module: reached(loss, model)}),
+        after=lambda module: alive.append(
+            (saved.nbytes, {name for name, p in model.named_parameters() if p.grad is not None})
+        ),
+    )
+    with saved.watch():
+        run.step(pairs())
+    trained = set()
+    for module, (nbytes, with_gradient) in zip([0, 1, 2, None], alive, strict=True):
+        own = local_parameters(model, 3) | HEAD if module is None else local_parameters(model, module)
+        trained |= own
+        assert seen[module] == own
+        assert with_gradient == trained
+        assert nbytes == 0
+    assert saved.peak > 0
 
-    class Spy(SpyWrapper):
-        def __init__(self, *args, **kwargs):
-            super().__init__(
-                *args, before=lambda loss, module: seen.update({module: reached(loss, run.model)}), **kwargs
-            )
 
-    run = trainer(rule, 4, wrapper=Spy)
-    run.step(batch(labels=[0, 0, 1, 1]))
-    for module in range(3):
-        assert seen[module] == local_parameters(run.model, module)
-    assert seen[None] == local_parameters(run.model, 3) | {'head.fc.weight', 'head.fc.bias'}
+@pytest.mark.parametrize('rule', RULES)
+def test_auxiliaries_change_nothing_that_the_backbone_computes(rule):
+    run = trainer(rule, UNITS)
+    plain = make(classifier(), seed=1).train()
+    plain.load_state_dict({k: v for k, v in run.model.state_dict().items() if '.auxiliaries.' not in k}, strict=True)
+    expected = plain.train_step(pairs(), OptimWrapper(torch.optim.SGD(plain.parameters(), 0.01)))
+    assert torch.equal(run.step(pairs())['loss'], expected['loss'])
+    buffers, norms = dict(run.model.backbone.backbone.named_buffers()), dict(plain.backbone.named_buffers())
+    assert all(torch.equal(buffers[key], norms[key]) for key in norms)
+    forwards = {int(value) for key, value in run.model.named_buffers() if key.endswith('num_batches_tracked')}
+    assert forwards == {1}  # of the auxiliaries' norms too
+
+
+@pytest.mark.parametrize('rule', RULES)
+def test_stepping_module_by_module_gives_the_same_weights(rule):
+    run, eager = trainer(rule), Trainer(make(classifier(rule)), eager_step=True)
+    for each in (run, eager):
+        each.step(pairs(), batch(8, labels=[0, 1] * 4, seed=1))
+    assert_equal(eager.model.state_dict(), run.model.state_dict())
 
 
 @pytest.mark.parametrize('rule', RULES)
@@ -95,17 +133,23 @@ def test_losses_and_gradients_under_amp_are_those_of_full_precision(rule, monkey
 
 
 @pytest.mark.parametrize('rule', RULES)
-def test_weights_survive_a_checkpoint(rule):
-    source, target = make(classifier(rule), seed=1), make(classifier(rule), seed=2)
-    assert target.load_state_dict(source.state_dict(), strict=True)
-    ours, theirs = target.state_dict(), source.state_dict()
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+def test_a_checkpoint_and_a_pickled_copy_go_on_like_the_original(rule):
+    source, target = trainer(rule), make(classifier(rule), seed=2)
+    source.step(pairs())
+    target.load_state_dict(source.model.state_dict(), strict=True)
+    loaded, copied, pickled = (
+        Trainer(model) for model in (target, copy.deepcopy(source.model), pickle.loads(pickle.dumps(source.model)))
+    )
+    for run in (source, loaded, copied, pickled):
+        run.step(batch(labels=[2, 2, 3, 3], seed=1))
+    for run in (loaded, copied, pickled):
+        assert_equal(run.gradients, source.gradients)
 
 
 @pytest.mark.parametrize('rule', [rule for rule in RULES if rule != 'man'])
 def test_a_rule_without_bank_fills_none(rule):
     run = trainer(rule)
-    run.step(batch(labels=[0, 0, 1, 1]))
+    run.step(pairs())
     assert run.model.backbone.bank.peak_bytes == 0
 
 
@@ -143,9 +187,25 @@ def test_a_batch_of_one_image_is_refused_where_the_rule_needs_more(rule, options
 
 @pytest.mark.parametrize('rule', RULES)
 def test_grey_images_are_refused_by_their_channels(rule):
-    grey = dict(data_preprocessor=dict(mean=[0.0], std=[1.0], to_rgb=False))
     with pytest.raises(ValueError, match=r'images have 1 channel\(s\), but the first convolution .* reads 3'):
-        trainer(rule, model=grey).step(batch(channels=1))
+        trainer(rule, model=GREY).step(batch(channels=1))
+
+
+@pytest.mark.parametrize(('rule', 'partition'), [*((rule, 'uniform') for rule in RULES), ('man', 'memory')])
+def test_grey_images_train_a_backbone_that_reads_them(rule, partition):
+    options = dict(image_channels=1) if rule in ('infopro', 'contrast') else {}
+    cfg = classifier(rule, model=GREY, backbone_partition=partition, **options)
+    cfg['backbone']['backbone']['in_channels'] = 1
+    run = Trainer(make(cfg))
+    run.step(batch(channels=1, labels=[0, 0, 1, 1]))
+    assert set(run.gradients) == {name for name, _ in run.model.named_parameters()}
+
+
+@pytest.mark.parametrize('rule', [rule for rule in RULES if rule != 'contrast'])
+def test_mixed_batches_train(rule):
+    run = trainer(rule, model=dict(train_cfg=dict(augments=dict(type='Mixup', alpha=0.8))))
+    run.step(batch(8, labels=[0, 0, 1, 1, 2, 2, 3, 3]))
+    assert all(gradient.isfinite().all() for gradient in run.gradients.values())
 
 
 @pytest.mark.parametrize('label', [-1, 10])
@@ -164,6 +224,28 @@ def test_a_private_head_of_another_width_keeps_the_heads_kind():
     assert type(own) is type(model.head) and own.in_channels == own.fc.in_features
     assert own.fc.out_features == 10 and isinstance(own.loss_module, type(model.head.loss_module))
     assert not {id(p) for p in own.parameters()} & {id(p) for p in model.head.parameters()}
+
+
+@pytest.mark.parametrize('rule', ['man', 'dgl', 'infopro'])
+def test_a_private_head_of_another_width_normalises_as_the_models_does(rule):
+    model = make(classifier(rule, UNITS, model=dict(head=dict(type='ArcFaceClsHead', num_classes=10, in_channels=16))))
+    own = model.backbone.auxiliaries[5].heads.head
+    assert own.in_channels != 16
+    with torch.no_grad():
+        cosines = own.norm_product(100 * torch.randn(8, own.in_channels))
+    assert cosines.abs().max() <= 1.001
+
+
+def test_a_head_of_a_config_reads_the_auxiliarys_features():
+    head = dict(
+        type='LinearClsHead', num_classes=10, in_channels=16, loss=dict(type='CrossEntropyLoss', loss_weight=3.0)
+    )
+    ours, theirs = trainer('dgl', 2, head=dict(head=head)), trainer('dgl', 2)
+    ours.model.load_state_dict(theirs.model.state_dict())
+    for run in (ours, theirs):
+        run.step(batch())
+    total = (0, 'total')
+    torch.testing.assert_close(ours.optim_wrapper.local_losses[total], 3 * theirs.optim_wrapper.local_losses[total])
 
 
 class BareHead(nn.Module):

@@ -29,9 +29,17 @@ def test_layers_are_those_of_the_comparison(module, channels):
 
 
 def test_the_original_has_three_hidden_layers_with_bias():
-    auxiliary = make(classifier('dgl', 2, num_hidden=3, hidden_bias=True)).backbone.auxiliaries[0]
+    auxiliary = resnet32('dgl', num_hidden=3, hidden_bias=True).backbone.auxiliaries[6]
     hidden = [m for m in auxiliary.hidden if isinstance(m, nn.Linear)]
-    assert len(hidden) == 3 and all(layer.bias is not None for layer in hidden)
+    assert [layer.bias.shape for layer in hidden] == [(128,)] * 3
+    count = 3 * (32**2 + 2 * 32) + 3 * (128**2 + 3 * 128) + 10 * 128 + 10
+    assert sum(p.numel() for p in auxiliary.parameters()) == count
+
+
+def test_no_hidden_layer_leaves_the_classifier_on_the_pooled_map():
+    auxiliary = make(classifier('dgl', 2, num_hidden=0)).backbone.auxiliaries[0].eval()
+    x = torch.randn(2, 8, 8, 8)
+    assert torch.equal(auxiliary(x, {}), F.adaptive_avg_pool2d(auxiliary.convs(F.avg_pool2d(x, 4)), 2).flatten(1))
 
 
 @pytest.mark.parametrize(('size', 'quarter'), [(32, 8), (16, 4), (8, 2), (96, 24), (48, 12), (24, 6), (9, 3)])
@@ -43,6 +51,18 @@ def test_maps_are_pooled_to_a_quarter_and_then_to_two_by_two(size, quarter):
     with torch.no_grad():
         auxiliary(torch.randn(2, 32, size, size), {})
     assert seen == [((2, 32, quarter, quarter),) * 2, (2, 128)]
+
+
+def test_its_vectors_are_what_the_published_layers_compute_one_after_the_other():
+    auxiliary = resnet32('dgl').backbone.auxiliaries[6].train()
+    x = torch.randn(3, 32, 16, 16)
+    z = F.avg_pool2d(x, 4)  # 16 px to 4
+    for conv in (m for m in auxiliary.convs.modules() if isinstance(m, nn.Conv2d)):
+        z = F.batch_norm(F.conv2d(z, conv.weight), None, None, training=True).relu()
+    z = F.avg_pool2d(z, 2).flatten(1)
+    for linear in (m for m in auxiliary.hidden if isinstance(m, nn.Linear)):
+        z = F.batch_norm(z @ linear.weight.T, None, None, training=True).relu()
+    torch.testing.assert_close(auxiliary(x, {}), z)
 
 
 def test_weights_start_he_normal():

@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
+from mmpretrain.structures import DataSample
 from torch import nn
 from torch.nn import functional as F
 
 from man_mm.auxiliary.infopro import supervised_contrast
 
-from ..classification import batch, classifier, make, resnet32
+from ..classification import PREPROCESSOR, batch, classifier, make, resnet32
 from ..training import Trainer
 
 
@@ -45,8 +46,31 @@ def test_layers_are_the_published_ones(module, channels, wider, stride, estimato
         assert auxiliary.embed.weight.shape == (128, 128) and not len(auxiliary.heads)
 
 
-def terms_of_a_step(data, **auxiliary):
-    run = Trainer(make(classifier('infopro', 2, **auxiliary)))
+@pytest.mark.parametrize('estimator', ['softmax', 'contrast'])
+def test_its_vectors_and_images_are_what_the_published_layers_compute(estimator):
+    auxiliary = resnet32('infopro', estimator=estimator).backbone.auxiliaries[0].train()
+    x = torch.randn(3, 16, 8, 8)
+    z = F.batch_norm(F.conv2d(x, auxiliary.conv[0].weight, stride=2, padding=1), None, None, training=True).relu()
+    z = F.linear(z.mean((2, 3)), auxiliary.fc.weight, auxiliary.fc.bias).relu()
+    if estimator == 'contrast':
+        z = F.linear(z, auxiliary.embed.weight, auxiliary.embed.bias)
+    torch.testing.assert_close(auxiliary(x, {}), z)
+    first, _, _, last = auxiliary.decoder
+    y = F.conv2d(F.interpolate(x, (15, 29), mode='bilinear', align_corners=True), first.weight, first.bias, padding=1)
+    y = F.conv2d(F.batch_norm(y, None, None, training=True).relu(), last.weight, last.bias, padding=1)
+    torch.testing.assert_close(auxiliary.reconstruct(x, (15, 29)), y)
+
+
+def test_kernels_start_he_normal_and_linear_layers_as_torch_draws_them():
+    auxiliary = resnet32('infopro').backbone.auxiliaries[11]
+    for conv, fan_out in ((auxiliary.conv[0], 9 * 64), (auxiliary.decoder[0], 9 * 12)):
+        assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+    assert auxiliary.fc.weight.abs().max() <= 64**-0.5  # uniform
+    assert auxiliary.fc.weight.std().item() == pytest.approx((64 * 3) ** -0.5, rel=0.05)
+
+
+def terms_of_a_step(data, model=None, **auxiliary):
+    run = Trainer(make(classifier('infopro', 2, model=model, **auxiliary)))
     kept = {}
     own = run.model.backbone.auxiliaries[0]
     own.register_forward_hook(lambda module, inputs, output: kept.update(vector=output.detach()))
@@ -65,6 +89,33 @@ def test_the_image_is_reconstructed_from_its_pixels():
     q = kept['logits'].sigmoid().double()
     expected = -(pixels * q.log() + (1 - pixels) * (1 - q).log()).mean()
     assert terms['reconstruction'] == pytest.approx(5 * expected.item(), rel=1e-4)
+
+
+def test_images_whose_channels_the_preprocessor_swaps_are_reconstructed_as_the_backbone_sees_them():
+    data = batch(4)
+    pixels = torch.stack(data['inputs'])[:, [2, 1, 0]] / 255
+    terms, kept = terms_of_a_step(
+        data,
+        model=dict(data_preprocessor={**PREPROCESSOR, 'to_rgb': True}),
+        lambda1=(5.0, 1.0),
+        lambda2=(0.5, 1.0),
+    )
+    q = kept['logits'].sigmoid().double()
+    expected = -(pixels * q.log() + (1 - pixels) * (1 - q).log()).mean()
+    assert terms['reconstruction'] == pytest.approx(5 * expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize('estimator', ['softmax', 'contrast'])
+@pytest.mark.parametrize('zero', ['lambda1', 'lambda2'])
+def test_a_weight_of_zero_leaves_its_part_with_gradients_of_zero(zero, estimator):
+    weights = {**dict(lambda1=(5.0, 1.0), lambda2=(0.5, 1.0)), zero: (0.0, 1.0)}
+    run = Trainer(make(classifier('infopro', 2, estimator=estimator, **weights)))
+    run.step(batch(4, labels=[0, 0, 1, 1]))
+    assert set(run.gradients) == {name for name, _ in run.model.named_parameters()}
+    is_still = {name: not grad.any() for name, grad in run.gradients.items() if '.auxiliaries.' in name}
+    assert {name for name, still in is_still.items() if still} == {
+        name for name in is_still if ('decoder' in name) is (zero == 'lambda1')
+    }
 
 
 def test_the_classifier_has_the_weight_lambda2():
@@ -106,11 +157,29 @@ def test_contrast_is_weighted_and_needs_no_classifier():
     assert 'pred' not in terms
 
 
+def test_a_batch_of_different_classes_trains_by_its_reconstruction_alone():
+    run = Trainer(make(classifier('contrast')))
+    run.step(batch(4))
+    assert all(run.optim_wrapper.local_losses[module, 'contrast'] == 0 for module in range(3))
+    assert all(gradient.isfinite().all() for gradient in run.gradients.values())
+    assert run.gradients['backbone.backbone.conv1.weight'].any()
+
+
+@pytest.mark.parametrize('target', ['gt_score', 'gt_label'])
+def test_contrast_of_images_of_several_classes_is_refused(target):
+    data = batch(4)
+    several = DataSample().set_gt_score(torch.eye(10)[:2].sum(0)) if target == 'gt_score' else None
+    data['data_samples'] = [several or DataSample().set_gt_label([0, 1]) for _ in range(4)]
+    head = dict(type='MultiLabelLinearClsHead', num_classes=10, in_channels=16)
+    with pytest.raises(ValueError, match='one class an image'):
+        terms_of_a_step(data, model=dict(head=head), estimator='contrast')
+
+
 def test_contrast_of_mixed_classes_is_refused():
     data = batch(4)
     for sample in data['data_samples']:
         sample.set_gt_score(torch.full((10,), 0.1))
-    with pytest.raises(ValueError, match=r'batch_augments.*one class an image'):
+    with pytest.raises(ValueError, match=r'one class an image.*train_cfg.augments'):
         terms_of_a_step(data, estimator='contrast')
 
 

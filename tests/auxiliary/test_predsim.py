@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from mmpretrain.structures import DataSample
 from torch.nn import functional as F
 
 from man_mm.auxiliary.predsim import pooling_kernel, similarity
 
-from ..classification import batch, classifier, make, resnet32
+from ..classification import PREPROCESSOR, batch, classifier, make, resnet32
 from ..training import Trainer
 
 
@@ -63,9 +64,9 @@ def test_a_constant_map_has_a_finite_gradient():
     assert x.grad.isfinite().all()
 
 
-def watched_step(data, **auxiliary):
+def watched_step(data, model=None, **auxiliary):
     """One step at K = 2; the loss terms, and what they can be computed from."""
-    run = Trainer(make(classifier('predsim', 2, **auxiliary)))
+    run = Trainer(make(classifier('predsim', 2, model=model, **auxiliary)))
     own, kept = run.model.backbone.auxiliaries[0], {}
     own.conv.register_forward_hook(lambda module, inputs, output: kept.update(x=inputs[0].detach(), z=output.detach()))
     fc = own.heads.head.fc
@@ -97,9 +98,44 @@ def test_mixed_classes_are_compared_as_they_are_mixed():
     assert terms['sim'] == pytest.approx(0.99 * sim.item(), rel=1e-3)
 
 
+@pytest.mark.parametrize('num_classes', [4, 30])
+def test_classes_are_compared_as_one_hot_rows_as_wide_as_the_head(num_classes):
+    labels = [0, 3, 3, 1]
+    terms, kept = watched_step(
+        batch(4, labels=labels),
+        model=dict(
+            data_preprocessor={**PREPROCESSOR, 'num_classes': num_classes},
+            head=dict(type='LinearClsHead', num_classes=num_classes, in_channels=16),
+        ),
+    )
+    # n classes, centred: 1 with itself, -1 / (n - 1) with another
+    same = torch.tensor([[a == b for b in labels] for a in labels]).float()
+    expected = same - (1 - same) / (num_classes - 1)
+    sim = ((naive_similarity(kept['z']) - expected) ** 2).mean()
+    assert terms['sim'] == pytest.approx(0.99 * sim.item(), rel=1e-3)
+
+
+def test_several_classes_an_image_are_compared_as_rows_of_several_ones():
+    data = batch(4)
+    classes = [[0, 1], [1, 2], [1], [0, 1]]
+    data['data_samples'] = [DataSample().set_gt_label(own) for own in classes]
+    head = dict(type='MultiLabelLinearClsHead', num_classes=10, in_channels=16)
+    terms, kept = watched_step(data, model=dict(head=head))
+    rows = torch.stack([torch.eye(10)[own].sum(0) for own in classes])
+    sim = ((naive_similarity(kept['z']) - naive_similarity(rows)) ** 2).mean()
+    assert terms['sim'] == pytest.approx(0.99 * sim.item(), rel=1e-3)
+
+
 def test_images_of_another_size_are_refused_with_the_key_to_set():
     with pytest.raises(ValueError, match=r'built for maps \(8, 8, 8\) .* got \(8, 16, 16\): set backbone.probe_size'):
         watched_step(batch(4, size=32))
+
+
+def test_images_of_another_shape_with_as_many_pixels_are_refused():
+    auxiliary = make(classifier('predsim', 2, backbone_probe_size=(8, 32))).backbone.auxiliaries[0]
+    assert auxiliary(torch.zeros(2, 8, 4, 16), {}).shape == (2, 64)
+    with pytest.raises(ValueError, match=r'built for maps \(8, 4, 16\) .* got \(8, 8, 8\)'):
+        auxiliary(torch.zeros(2, 8, 8, 8), {})
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,17 @@ def test_private_heads_of_one_kind_start_from_weights_of_their_own():
     assert all(not torch.equal(a, b) for i, a in enumerate(heads) for b in heads[:i])
 
 
+def test_what_the_bank_holds_changes_the_losses_of_later_modules_alone():
+    losses = []
+    for scale in (1.0, -1.0):
+        run = Trainer(make(classifier('man', 7)))
+        put = run.model.backbone.bank.put
+        run.model.backbone.bank.put = lambda name, feature, put=put, scale=scale: put(name, feature * scale)
+        run.step(batch(4))
+        losses.append([value.item() for (_, name), value in run.optim_wrapper.local_losses.items() if name == 'total'])
+    assert [a == b for a, b in zip(*losses, strict=True)] == [True] * 3 + [False] * 3
+
+
 def test_bank_vectors_carry_no_graph():
     run = Trainer(make(classifier('man', 7)))
     auxiliary = run.model.backbone.auxiliaries[5]
