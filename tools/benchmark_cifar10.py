@@ -1,8 +1,9 @@
 """Train every method on CIFAR-10 by a short protocol, each at its own best learning rate, several seeds.
 
 The rates are compared on images that are held out from training (`val`), for one seed; the best one of each method is
-then trained with every seed and tested once, after the last epoch. A run that is done is not repeated, an interrupted
-one is resumed.
+then trained with every seed and tested once, after the last epoch. With `--ablate`, variants of MAN are trained
+instead, all at one rate, with every seed, and compared on the held-out images. A run that is done is not repeated, an
+interrupted one is resumed.
 """
 
 import argparse
@@ -35,11 +36,22 @@ METHODS = {
     'infopro-contrast': 'infopro/resnet32_infopro-contrast_k16_cifar10.py',
     'auglocal': 'auglocal/resnet32_auglocal_k16_cifar10.py',
 }
+VARIANTS = {
+    'man': {},
+    'man-no-bank': {'bank_vectors': False},
+    'man-no-units': {'units_per_stage': 0},
+    'man-no-bank-no-units': {'bank_vectors': False, 'units_per_stage': 0},
+    'man-2-units': {'units_per_stage': 2},
+    'man-2-units-no-bank': {'units_per_stage': 2, 'bank_vectors': False},
+    'man-no-cut-stage': {'cut_stage': False},
+    'man-copy': {'init': 'copy'},
+}
+"""MAN by its name, and what an ablation changes in `model.backbone.auxiliary`."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a method at a learning rate, from a seed, tested on the images of `split`."""
+    """One training: a method or a variant at a learning rate, from a seed, tested on the images of `split`."""
 
     method: str
     lr: float
@@ -54,6 +66,8 @@ class Run:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--methods', nargs='+', choices=sorted(METHODS), default=list(METHODS))
+    parser.add_argument('--ablate', nargs='*', choices=sorted(VARIANTS), help='variants of MAN; all if none is named')
+    parser.add_argument('--ablation-lr', type=float, default=0.1, help='learning rate of the variants')
     parser.add_argument('--lrs', nargs='+', type=float, default=[0.03, 0.1, 0.3, 1.0])
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--grid-epochs', type=int, default=3, help='epochs of a run that compares learning rates')
@@ -67,10 +81,11 @@ def parse_args() -> argparse.Namespace:
 
 def write_config(run: Run, epochs: int, path: Path) -> None:
     """Write the method's shipped config with the short protocol laid over it."""
-    cfg = Config.fromfile(ROOT / 'configs' / METHODS[run.method])
+    cfg = Config.fromfile(ROOT / 'configs' / METHODS['man' if run.method in VARIANTS else run.method])
     cfg.merge_from_dict(Config.fromfile(SHORT).to_dict())
     if cfg.model.backbone.type == 'man_mm.LocalBackbone':
         cfg.model.backbone.probe_size = (16, 16)
+        cfg.model.backbone.auxiliary.update(VARIANTS.get(run.method, {}))
     if run.split == 'test':
         cfg.val_dataloader = cfg.test_dataloader
     cfg.optim_wrapper.optimizer.lr = run.lr
@@ -147,13 +162,29 @@ def compare(args: argparse.Namespace) -> list[dict[str, object]]:
     ]
 
 
+def ablate(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Train every variant with every seed; a row per variant."""
+    variants = args.ablate or list(VARIANTS)
+    runs = [Run(v, args.ablation_lr, s, 'val') for s in args.seeds for v in variants]
+    found = train_all(runs, args.epochs, args)
+    return [
+        dict(
+            method=v,
+            changed=VARIANTS[v],
+            lr=args.ablation_lr,
+            val_top1_by_seed={str(run.seed): top for run, top in found.items() if run.method == v},
+        )
+        for v in variants
+    ]
+
+
 def main() -> None:
     args = parse_args()
     args.work_dir = args.work_dir.resolve()
-    rows = compare(args)
-    table = Table('method', 'lr', 'test top-1 %', 'std', 'seeds')
+    split, rows = ('test', compare(args)) if args.ablate is None else ('val', ablate(args))
+    table = Table('method', 'lr', f'{split} top-1 %', 'std', 'seeds')
     for row in rows:
-        values = list(row['test_top1_by_seed'].values())
+        values = list(row[f'{split}_top1_by_seed'].values())
         spread = f'{statistics.stdev(values):.2f}' if len(values) > 1 else '-'
         table.add_row(row['method'], f'{row["lr"]:g}', f'{statistics.mean(values):.2f}', spread, str(len(values)))
     Console().print(table)

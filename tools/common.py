@@ -4,6 +4,7 @@ import argparse
 import os
 import os.path as osp
 
+from hosts import host_of
 from mmengine.config import Config, DictAction
 
 from man_mm.compat import prepare_cpu_processes
@@ -34,5 +35,6 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
+    host_of(cfg).set_loader_defaults()
     prepare_cpu_processes(cfg)
     return cfg

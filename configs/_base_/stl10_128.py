@@ -14,6 +14,7 @@ train_pipeline = [
 test_pipeline = [dict(type='PackInputs')]
 train_dataloader = dict(
     batch_size=128,
+    collate_fn=dict(type='default_collate'),
     num_workers=4,
     persistent_workers=False,
     dataset=dict(type=dataset_type, data_root='data/stl10/', split='train', pipeline=train_pipeline),
@@ -21,6 +22,7 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=128,
+    collate_fn=dict(type='default_collate'),
     num_workers=4,
     persistent_workers=False,
     dataset=dict(type=dataset_type, data_root='data/stl10/', split='test', pipeline=test_pipeline),

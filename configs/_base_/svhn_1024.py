@@ -13,6 +13,7 @@ train_pipeline = [
 test_pipeline = [dict(type='PackInputs')]
 train_dataloader = dict(
     batch_size=1024,
+    collate_fn=dict(type='default_collate'),
     num_workers=4,
     persistent_workers=False,
     dataset=dict(type=dataset_type, data_root='data/svhn/', split='train', pipeline=train_pipeline),
@@ -20,6 +21,7 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=1024,
+    collate_fn=dict(type='default_collate'),
     num_workers=4,
     persistent_workers=False,
     dataset=dict(type=dataset_type, data_root='data/svhn/', split='test', pipeline=test_pipeline),

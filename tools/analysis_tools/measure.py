@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from rich.console import Console
 from rich.table import Table
 
@@ -21,16 +21,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('configs', nargs='+', help='config files; the first one is the reference of all ratios')
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
     parser.add_argument('--batch', type=int, help='images of a step; default: the batch size of the first config')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of every config')
     parser.add_argument('--rounds', type=int, default=5, help='timed steps of each config')
     parser.add_argument('--json', help='file to write the rows to')
     return parser.parse_args()
 
 
-def measure(configs: list[str], device: str, rounds: int, batch_size: int | None) -> list[dict[str, object]]:
+def measure(configs: list[str], loaded: list[Config], device: str, rounds: int) -> list[dict[str, object]]:
     """Return a row per config: `config`, `peak_mib`, `step_s` (median), `epoch_s`, `predict_images_per_s`."""
-    loaded = [Config.fromfile(config) for config in configs]
-    if batch_size is not None:
-        loaded[0].train_dataloader.batch_size = batch_size
     batch, batches_per_epoch = first_batch(loaded[0])
     steps, peaks = [], []
     for cfg in loaded:
@@ -55,8 +53,13 @@ def measure(configs: list[str], device: str, rounds: int, batch_size: int | None
 
 def main() -> None:
     args = parse_args()
-    rows = measure(args.configs, args.device, args.rounds, args.batch)
+    loaded = [Config.fromfile(config) for config in args.configs]
+    for cfg in loaded:
+        cfg.merge_from_dict(args.cfg_options or {})
+        cfg.train_dataloader.batch_size = args.batch or cfg.train_dataloader.batch_size
+    rows = measure(args.configs, loaded, args.device, args.rounds)
     table = Table('config', 'peak MiB', 'ratio', 's / step', 'ratio', 's / epoch', 'predicted images / s')
+    table.columns[0].overflow = 'fold'
     for column in table.columns[1:]:
         column.justify = 'right'
     for row in rows:
