@@ -17,7 +17,7 @@ def threads():
     return [task.joinpath('comm').read_text().strip() for task in Path('/proc/self/task').iterdir()]
 
 atexit.register(lambda: print(sum('gloo' in name for name in threads())))  # the first one in is the last one out
-os.environ.update(RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT='29523')
+os.environ.update(RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT='0')
 prepare_cpu_processes(Config(dict(launcher='pytorch')))
 model = MMDistributedDataParallel(torch.nn.Linear(2, 2))
 model.itself = [model]  # freed by the collector alone, as a runner's is

@@ -30,6 +30,7 @@ SHORT = ROOT / 'configs/_base_/cifar10_short.py'
 METHODS = {
     'bp': 'bp/resnet32_bp_cifar10.py',
     'man': 'man/resnet32_man_k16_cifar10.py',
+    'man-nobank': 'man/resnet32_man-nobank_k16_cifar10.py',
     'dgl': 'dgl/resnet32_dgl_k16_cifar10.py',
     'predsim': 'predsim/resnet32_predsim_k16_cifar10.py',
     'infopro': 'infopro/resnet32_infopro_k16_cifar10.py',
