@@ -69,7 +69,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--methods', nargs='+', choices=sorted(METHODS), default=list(METHODS))
     parser.add_argument('--ablate', nargs='*', choices=sorted(VARIANTS), help='variants of MAN; all if none is named')
     parser.add_argument('--ablation-lr', type=float, default=0.1, help='learning rate of the variants')
-    parser.add_argument('--lrs', nargs='+', type=float, default=[0.03, 0.1, 0.3, 1.0])
+    parser.add_argument('--lrs', nargs='+', type=float, default=[0.03, 0.1, 0.3, 1.0, 3.0])
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--grid-epochs', type=int, default=3, help='epochs of a run that compares learning rates')
     parser.add_argument('--epochs', type=int, default=6, help='epochs of a run that is tested')
@@ -103,7 +103,7 @@ def top1(folder: Path, epochs: int) -> float | None:
         _, validations = read_scalars(folder)
     except FileNotFoundError:
         return None
-    return next((row['accuracy/top1'] for row in validations if row['step'] == epochs), None)
+    return next((round(row['accuracy/top1'], 2) for row in validations if row['step'] == epochs), None)
 
 
 def folder_of(run: Run, epochs: int, args: argparse.Namespace) -> Path:
