@@ -45,6 +45,7 @@ VARIANTS = {
     'man-2-units': {'units_per_stage': 2},
     'man-2-units-no-bank': {'units_per_stage': 2, 'bank_vectors': False},
     'man-no-cut-stage': {'cut_stage': False},
+    'man-no-bank-no-cut-stage': {'bank_vectors': False, 'cut_stage': False},
     'man-copy': {'init': 'copy'},
 }
 """MAN by its name, and what an ablation changes in `model.backbone.auxiliary`."""
