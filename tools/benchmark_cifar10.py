@@ -45,6 +45,7 @@ VARIANTS = {
     'man-2-units': {'units_per_stage': 2},
     'man-2-units-no-bank': {'units_per_stage': 2, 'bank_vectors': False},
     'man-no-cut-stage': {'cut_stage': False},
+    'man-2-units-no-cut-stage': {'units_per_stage': 2, 'cut_stage': False},
     'man-no-bank-no-cut-stage': {'bank_vectors': False, 'cut_stage': False},
     'man-copy': {'init': 'copy'},
 }
@@ -70,7 +71,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--methods', nargs='+', choices=sorted(METHODS), default=list(METHODS))
     parser.add_argument('--ablate', nargs='*', choices=sorted(VARIANTS), help='variants of MAN; all if none is named')
     parser.add_argument('--ablation-lr', type=float, default=0.1, help='learning rate of the variants')
-    parser.add_argument('--lrs', nargs='+', type=float, default=[0.03, 0.1, 0.3, 1.0, 3.0])
+    parser.add_argument('--lrs', nargs='+', type=float, default=[0.01, 0.03, 0.1, 0.3, 1.0, 3.0])
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--grid-epochs', type=int, default=3, help='epochs of a run that compares learning rates')
     parser.add_argument('--epochs', type=int, default=6, help='epochs of a run that is tested')
