@@ -104,7 +104,29 @@ class Classification(Host):
         self._flip(dict(type='AverageClsScoreTTA'))
 
 
-HOSTS = {'mmdet': Detection, 'mmpretrain': Classification}
+class Editing(Host):
+    """MMagic: images in, images out."""
+
+    def show(self, args: argparse.Namespace) -> None:
+        """See `Host.show`: the predicted images alone, under the names of their inputs."""
+        if args.show:
+            sys.exit('--show has no window for MMagic: use --show-dir.')
+        self.cfg.visualizer = dict(
+            type='ConcatImageVisualizer',
+            fn_key='gt_path',
+            img_keys=['pred_img'],
+            bgr2rgb=True,
+            vis_backends=[dict(type='LocalVisBackend', save_dir=args.show_dir, img_save_dir='.')],
+        )
+        painter = dict(type='BasicVisualizationHook', interval=1, on_val=False)
+        self.cfg.custom_hooks = [*self.cfg.get('custom_hooks', []), painter]
+
+    def dump(self, path: str) -> Any:
+        """See `Host.dump`."""
+        sys.exit('--out is not served for MMagic, whose predictions are images: use --show-dir.')
+
+
+HOSTS = {'mmdet': Detection, 'mmpretrain': Classification, 'mmagic': Editing}
 
 
 def host_of(cfg: Config) -> Host:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..local import LocalBackbone, Unit
+from ..local.host import BACKBONES
 
 __all__ = ['ModuleRow', 'is_auxiliary_key', 'module_rows']
 
@@ -70,4 +71,5 @@ def _trainable(parameters: Iterable[nn.Parameter]) -> int:
 
 def is_auxiliary_key(key: str) -> bool:
     """Whether a state-dict key of a model belongs to an auxiliary of its `LocalBackbone`."""
-    return key.startswith(('backbone.auxiliaries.', 'module.backbone.auxiliaries.'))
+    prefixes = tuple(f'{name}.auxiliaries.' for name in BACKBONES)
+    return key.removeprefix('module.').startswith(prefixes)

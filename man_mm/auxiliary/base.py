@@ -111,6 +111,10 @@ class Auxiliary(BaseModule):
         """Features that its own head reads, where the model's head reads `in_channels`."""
         return in_channels
 
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the wrapped backbone that it uses as they are, so that its local loss trains them."""
+        return []
+
     def mirrored_keys(self) -> dict[str, str]:
         """State-dict keys of this auxiliary that start as copies of the wrapped backbone's: own key to source key."""
         return {}

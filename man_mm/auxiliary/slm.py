@@ -28,6 +28,9 @@ class SLM(Auxiliary):
         units_per_stage: n_s in Eq. 4. 0 leaves the units out: the readout then sees the module's output as it is,
             which only a readout that pools it can use.
         cut_stage: Whether a stage that the cut divides has units too; if not, the module's output stands for it.
+        tail: The layers that `finish` applies behind the units, e.g. EDSR's upsampler: `private` for copies, `shared`
+            for the backbone's own, which every local loss then trains (see `shared_head_grad`), or a dict from a
+            layer's name to the config of the one to use instead, None to leave it out.
         bank_vectors: Join the feature bank's pooled taps, (N, C) for every stage that ended in an earlier module, to
             the features that the head reads. For classifiers, and a head of its own.
         kwargs: See `Auxiliary`.
@@ -42,6 +45,7 @@ class SLM(Auxiliary):
         init: str = 'copy',
         units_per_stage: int = 1,
         cut_stage: bool = True,
+        tail: str | dict[str, Any] = 'private',
         bank_vectors: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -55,8 +59,13 @@ class SLM(Auxiliary):
             place.end, units_per_stage, switch('auxiliary.cut_stage', cut_stage)
         )
         self.finish = place.unrolled.finish
-        self.paths = (*(path for unit in self.units for path in unit.layers), *place.unrolled.tail)
+        own_tail = _own_tail(tail, place.unrolled.tail)
+        self.paths = (*(path for unit in self.units for path in unit.layers), *own_tail)
         self.layers = copy_layers(place.net, self.paths)
+        for path, cfg in tail.items() if isinstance(tail, dict) else ():
+            self.layers.add_module(path, nn.Identity() if cfg is None else MODELS.build(cfg))
+        self.shared_tail = place.unrolled.tail if tail == 'shared' else ()
+        self._tail_of = (place.net if self.shared_tail else self.layers,)  # in a tuple: it does not become a submodule
         self.stood_for = _outputs_without_units(place, self.units)
         self.vectors = self._pooled_taps(place) if switch('auxiliary.bank_vectors', bank_vectors) else {}
         self.reads_pooled = bool(bank_vectors)
@@ -80,7 +89,11 @@ class SLM(Auxiliary):
             x = unit(self.layers, x)
             if unit.tap is not None:
                 taps[unit.tap] = x
-        return self.finish(self.layers, x, taps)
+        return self.finish(self._tail_of[0], x, taps)
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """See `Auxiliary.shared_parameters`: those of a shared tail."""
+        return [p for path in self.shared_tail for p in self._tail_of[0].get_submodule(path).parameters()]
 
     def local_losses(self, x: Tensor, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
         """See `Auxiliary.local_losses`. Features of the bank come detached."""
@@ -105,7 +118,8 @@ class SLM(Auxiliary):
         """See `Auxiliary.mirrored_keys`."""
         if self.init == 'random':
             return {}
-        return {f'layers.{key}': key for key in self.layers.state_dict()}
+        mirrored = tuple(f'{path}.' for path in self.paths)
+        return {f'layers.{key}': key for key in self.layers.state_dict() if key.startswith(mirrored)}
 
     def follow_mode(self, net: nn.Module) -> None:
         """See `Auxiliary.follow_mode`."""
@@ -113,6 +127,22 @@ class SLM(Auxiliary):
             pairs = zip(self.layers.get_submodule(path).modules(), net.get_submodule(path).modules(), strict=True)
             for own, source in pairs:
                 own.training = source.training
+
+
+def _own_tail(tail: str | dict[str, Any], paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Layers of the backbone's tail that an SLM holds copies of.
+
+    Raises:
+        ValueError: If `tail` is none of what `SLM` knows, or names a layer that is not in the backbone's tail.
+    """
+    if isinstance(tail, dict):
+        unknown = sorted(set(tail) - set(paths))
+        if unknown:
+            raise ValueError(f'auxiliary.tail names {unknown}, but the layers behind the last unit are {list(paths)}.')
+        return tuple(path for path in paths if path not in tail)
+    if tail not in ('private', 'shared'):
+        raise ValueError(f"auxiliary.tail={tail!r} must be 'private', 'shared', or a dict from a layer to a config.")
+    return paths if tail == 'private' else ()
 
 
 def _outputs_without_units(place: Place, own: tuple[Unit, ...]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ def missing_data(cfg: Mapping[str, Any], loaders: tuple[str, ...]) -> str | None
         loaders: Keys of the data loaders to look at, e.g. `('train_dataloader', 'val_dataloader')`.
     """
     for loader in loaders:
-        for place, dataset in _leaves((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
+        for place, dataset in _sets(cfg.get(loader), loader):
             for key, path in _paths(dataset):
                 if '://' not in path and not osp.exists(path):  # a URL is left to its backend
                     root = dataset.get('data_root') or osp.dirname(path)
@@ -25,6 +25,15 @@ def missing_data(cfg: Mapping[str, Any], loaders: tuple[str, ...]) -> str | None
                         f'prepares it, or link it there, or set {place}.data_root.'
                     )
     return None
+
+
+def _sets(loader: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Data sets of a loader, or of a list of loaders, as MMagic's loops take them."""
+    if isinstance(loader, (list, tuple)):
+        for i, inner in enumerate(loader):
+            yield from _sets(inner, f'{place}.{i}')
+    elif loader:
+        yield from _leaves(loader.get('dataset'), f'{place}.dataset')
 
 
 def _leaves(dataset: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -12,6 +12,7 @@ from mmengine.runner import Runner, set_random_seed
 from torch import nn
 
 from ..local import LocalBackbone, find_local_backbone
+from ..local.host import BACKBONES
 from ..readout import build_readout
 from ..registry import HOOKS, strict_keys
 from .optim_wrapper import LocalOptimWrapper
@@ -59,8 +60,9 @@ class FeatureBankHook(Hook):
                 "(with --amp 'man_mm.LocalAmpOptimWrapper'; upstream's own tools/train.py --amp replaces it)."
             )
         _check_wrapper(model)
-        if getattr(host, 'backbone', None) is not backbone:
-            raise ValueError(f'{type(host).__name__} must hold the LocalBackbone itself, as model.backbone.')
+        if all(getattr(host, name, None) is not backbone for name in BACKBONES):
+            names = ' or '.join(f'model.{name}' for name in BACKBONES)
+            raise ValueError(f'{type(host).__name__} must hold the LocalBackbone itself, as {names}.')
         readout = build_readout(host, backbone.num_modules)
         readout.check(backbone.auxiliaries[0])
         if backbone.readout is not None:  # left by a run that did not end, or by a second hook of this kind

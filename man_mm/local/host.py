@@ -12,9 +12,12 @@ from weakref import WeakKeyDictionary, ref
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-__all__ = ['NO_HEADS', 'on_sibling']
+__all__ = ['BACKBONES', 'NO_HEADS', 'on_sibling']
 
-NO_HEADS = ('data_preprocessor', 'backbone', 'neck')
+BACKBONES = ('backbone', 'generator')
+"""Names under which models hold the network that a `LocalBackbone` wraps; the second one is MMagic's."""
+
+NO_HEADS = ('data_preprocessor', *BACKBONES, 'neck')
 """Parts of a model that are no heads."""
 
 OnSibling = Callable[[Any, str, nn.Module], None]

@@ -25,8 +25,8 @@ class Unit:
         tap: Name of the activation that the rest of the model needs later, if the unit's output is one.
         pooled: The backbone does not return this tap: of its (N, C, H, W) the bank keeps the means (N, C), and keeps
             them only if an auxiliary reads them.
-        function: What it does to `net` and `x`, if that is more than to apply its layers in turn. A function of a
-            module, so that it can be pickled. Such a unit runs on the backbone only, never on copied layers.
+        function: What it does to `net` and `x`, if that is more than to apply its layers in turn; it must pickle. If it
+            looks at more of `net` than `layers`, the unit runs on the backbone only: as a stage of its own, the first.
         tensors: Names of parameters of the backbone itself that `function` uses.
     """
 

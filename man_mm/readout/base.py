@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..local.host import NO_HEADS
+from ..local.host import BACKBONES, NO_HEADS
 
 __all__ = ['Readout', 'build_readout', 'register_readout']
 
@@ -24,6 +24,8 @@ class Readout:
 
     extract: ClassVar[str]
     """The host's method that turns inputs into what its heads read."""
+    train: ClassVar[str] = 'loss'
+    """The host's method that turns inputs and targets into losses; it calls `extract` once."""
 
     def __init__(self, host: nn.Module, num_modules: int) -> None:
         self.host: Any = host
@@ -37,7 +39,7 @@ class Readout:
     def loss(self, auxiliary: Any, features: Any, inputs: Any, targets: Any) -> dict[str, Any]:
         """The host's dict of losses for `features` that its heads read. They carry the features' graph."""
         with self._private_heads(auxiliary), self._extracting(features):
-            return self.host.loss(inputs, targets)
+            return getattr(self.host, self.train)(inputs, targets)
 
     def check_batch(self, inputs: Any, targets: Any) -> None:
         """Raise ValueError if the host cannot train on a batch."""
@@ -92,9 +94,10 @@ class Readout:
 
     def shared_parameters(self, auxiliary: Any) -> list[nn.Parameter]:
         """Trainable parameters of the host that a local loss of `auxiliary` reaches."""
-        own = {'backbone', *auxiliary.heads, *(['neck'] if auxiliary.neck is not None else [])}
+        own = {*BACKBONES, *auxiliary.heads, *(['neck'] if auxiliary.neck is not None else [])}
         shared = [p for name, child in self.host.named_children() if name not in own for p in child.parameters()]
-        return [p for p in (*shared, *self.host.parameters(recurse=False)) if p.requires_grad]
+        everything = (*shared, *self.host.parameters(recurse=False), *auxiliary.shared_parameters())
+        return [p for p in everything if p.requires_grad]
 
     def attach(self, auxiliary: Any, before_forward: Callable[..., None], after_forward: Callable[..., None]) -> None:
         """Listen to the host's forward until `detach`; for `mean`, divide every gradient of a shared parameter by K."""

@@ -1,0 +1,41 @@
+# A narrow EDSR (32 channels, 16 blocks), x2, for two CPU cores: patches of 24 px (low resolution), batch 8, 3000 steps,
+# on real photographs in DIV2K's manner: data/photos/train and val, each with HR and LR_bicubic/X2; the training ones
+# are cut into sub-images of 192 px, step 192, by tools/dataset_tools/crop_pairs.py.
+_base_ = 'mmagic::edsr/edsr_x2c64b16_1xb16-300k_div2k.py'
+model = dict(generator=dict(mid_channels=32))
+train_pipeline = [
+    dict(step, gt_patch_size=48) if step['type'] == 'PairedRandomCrop' else step for step in _base_.train_pipeline
+]
+train_dataloader = dict(
+    num_workers=0,
+    batch_size=8,
+    dataset=dict(
+        data_root='data/photos/train',
+        ann_file='meta_info_HR_sub.txt',
+        data_prefix=dict(img='LR_bicubic/X2_sub', gt='HR_sub'),
+        pipeline=train_pipeline,
+    ),
+)
+photos_val = dict(
+    num_workers=0,
+    persistent_workers=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='BasicImageDataset',
+        metainfo=dict(dataset_type='photos', task_name='sisr'),
+        data_root='data/photos/val',
+        data_prefix=dict(img='LR_bicubic/X2', gt='HR'),
+        pipeline=_base_.val_pipeline,
+    ),
+)
+val_dataloader = dict(_delete_=True, **photos_val)
+test_dataloader = [photos_val]
+test_evaluator = [_base_.val_evaluator]
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=3000, T_max=3000, eta_min_ratio=0.01),
+]
+train_cfg = dict(max_iters=3000, val_interval=3000)
+custom_hooks = []
+default_hooks = dict(checkpoint=dict(out_dir=None, interval=500, max_keep_ckpts=1, save_best=None))

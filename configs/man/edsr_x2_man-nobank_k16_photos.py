@@ -1,0 +1,2 @@
+_base_ = 'edsr_x2_man_k16_photos.py'
+model = dict(generator=dict(bank=False))

@@ -1,0 +1,2 @@
+_base_ = 'edsr_x2_man_k16_div2k.py'
+model = dict(generator=dict(num_modules=4))

@@ -1,0 +1,13 @@
+_base_ = 'mmagic::swinir/swinir_x2s48w8d6e180_8xb4-lr2e-4-500k_div2k.py'
+model = dict(
+    generator=dict(
+        _delete_=True,
+        type='man_mm.LocalBackbone',
+        backbone={{_base_.model.generator}},
+        num_modules=4,
+        auxiliary=dict(type='man_mm.SLM'),
+    )
+)
+optim_wrapper = dict(type='man_mm.LocalOptimWrapper')
+custom_hooks = [dict(type='man_mm.FeatureBankHook')]
+find_unused_parameters = True

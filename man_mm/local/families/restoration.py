@@ -1,0 +1,120 @@
+"""Networks that make an image: first features, a body of residual units, and a tail that adds the first features again.
+
+What `finish` adds, EDSR's long skip, lies before every cut, so it is what the feature bank holds (paper, section 4.3).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..unroll import Unit, Unrolled, register_unroll
+
+__all__: list[str] = []
+
+FIRST = 'conv_first'
+
+
+@register_unroll('mmagic.models.editors.edsr.edsr_net.EDSRNet')
+def edsr(net: Any) -> Unrolled:
+    """The first convolution, whose output is the tap, then one unit per residual block."""
+    body = [Unit(f'body.{i}', 'body', (f'body.{i}',)) for i in range(len(net.body))]
+    finish = _Image(mean=_numbers(net.mean), std=_numbers(net.std), steps=('upsample', 'conv_last'))
+    return Unrolled((_first(_edsr_stem), *body), finish, ('conv_after_body', *finish.steps))
+
+
+@register_unroll('mmagic.models.editors.swinir.swinir_net.SwinIRNet')
+def swinir(net: Any) -> Unrolled:
+    """The first convolution, whose output is the tap, then one unit per residual Swin transformer block (RSTB).
+
+    Raises:
+        ValueError: For the variants that do not upsample by pixel shuffle, and for absolute position embeddings.
+    """
+    if net.upsampler not in ('pixelshuffle', 'pixelshuffledirect') or net.ape:
+        raise ValueError(
+            f'backbone: SwinIRNet with upsampler={net.upsampler!r}, ape={net.ape!r} cannot be unrolled: known are '
+            "'pixelshuffle' and 'pixelshuffledirect' without absolute position embeddings."
+        )
+    body = [_swinir_unit(i) for i in range(len(net.layers))]
+    mean = _numbers(net.mean)
+    steps = [name for name in ('conv_before_upsample', 'upsample', 'conv_last') if hasattr(net, name)]
+    finish = _Image(mean=mean, std=(1 / net.img_range,) * len(mean), steps=tuple(steps), norm='norm')
+    return Unrolled((_first(_swinir_stem), *body), finish, ('norm', 'conv_after_body', *steps))
+
+
+def _first(function: Any) -> Unit:
+    return Unit(FIRST, FIRST, (FIRST,), tap=FIRST, function=function)
+
+
+def _swinir_unit(index: int) -> Unit:
+    """The first block also turns the map into normalised tokens."""
+    layer = f'layers.{index}'
+    embed = ('patch_embed', 'pos_drop') if index == 0 else ()
+    return Unit(layer, 'layers', (*embed, layer), function=_OnTokens(embed, layer))
+
+
+def _edsr_stem(net: Any, x: Tensor) -> Tensor:
+    return net.conv_first((x - net.mean.to(x)) / net.std.to(x))
+
+
+def _swinir_stem(net: Any, x: Tensor) -> Tensor:
+    if any(size % net.window_size for size in x.shape[2:]):
+        raise ValueError(
+            f'images of {x.shape[2]} x {x.shape[3]} px do not divide into the windows of SwinIRNet '
+            f'(backbone.window_size={net.window_size}): local learning needs a training patch whose size is a multiple.'
+        )
+    return net.conv_first((x - net.mean.to(x)) * net.img_range)
+
+
+@dataclass(frozen=True)
+class _OnTokens:
+    """A transformer block on a map (N, C, H, W): what it does to tokens (N, L, C), with the map's size."""
+
+    embed: tuple[str, ...]
+    layer: str
+
+    def __call__(self, net: nn.Module, x: Tensor) -> Tensor:
+        size = x.shape[2:]
+        tokens = x if self.embed else _to_tokens(x)
+        for path in self.embed:
+            tokens = net.get_submodule(path)(tokens)
+        return _to_map(net.get_submodule(self.layer)(tokens, tuple(size)), size)
+
+
+@dataclass(frozen=True)
+class _Image:
+    """`finish` of a network that returns an image: add the first features, upsample, undo the stem's normalisation.
+
+    Args:
+        mean: Of the images' channels, which the stem subtracts.
+        std: What the stem divides by.
+        steps: Layers behind the long skip, in order.
+        norm: A norm of tokens before `conv_after_body`, if there is one.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    steps: tuple[str, ...]
+    norm: str | None = None
+
+    def __call__(self, net: nn.Module, x: Tensor, taps: Mapping[str, Tensor]) -> Tensor:
+        if self.norm is not None:
+            x = _to_map(net.get_submodule(self.norm)(_to_tokens(x)), x.shape[2:])
+        x = net.get_submodule('conv_after_body')(x) + taps[FIRST]
+        for path in self.steps:
+            x = net.get_submodule(path)(x)
+        mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        return x * std + mean
+
+
+def _to_tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)
+
+
+def _to_map(tokens: Tensor, size: Any) -> Tensor:
+    return tokens.transpose(1, 2).unflatten(2, tuple(size))
+
+
+def _numbers(values: Tensor) -> tuple[float, ...]:
+    return tuple(values.flatten().tolist())

@@ -1,0 +1,48 @@
+"""MMagic: every model with a pixel loss on what its generator makes, e.g. for super-resolution."""
+
+from typing import Any
+
+from mmengine.model import BaseModel
+
+from ..local import image_channels
+from .base import Readout, register_readout
+
+__all__ = ['EditorReadout']
+
+
+@register_readout('mmagic.models.base_models.base_edit_model.BaseEditModel')
+class EditorReadout(Readout):
+    """Editors: `forward_train(inputs, data_samples)` calls `forward_tensor(inputs)`, which is the generator's image.
+
+    An auxiliary makes an image itself, so there is neither a neck nor a head to share.
+    """
+
+    extract = 'forward_tensor'
+    train = 'forward_train'
+
+    def check(self, auxiliary: Any) -> None:
+        """See `Readout.check`.
+
+        Raises:
+            ValueError: If the model has a training step of its own, as those with a discriminator do.
+        """
+        super().check(auxiliary)
+        if type(self.host).train_step is not BaseModel.train_step:
+            raise ValueError(
+                f'model.type={type(self.host).__name__} trains by a train_step of its own, which local learning cannot '
+                'reach: it serves models that are trained by one pixel loss, e.g. BaseEditModel.'
+            )
+
+    def check_batch(self, inputs: Any, targets: Any) -> None:
+        """Compare channels of the images with what the generator was built for.
+
+        Raises:
+            ValueError: If they do not fit.
+        """
+        images = inputs['img'] if isinstance(inputs, dict) else inputs
+        channels = image_channels(self.host.generator)
+        if images.shape[1] != channels:
+            raise ValueError(
+                f'images have {images.shape[1]} channel(s), but model.generator reads {channels}: load them as such '
+                '(LoadImageFromFile.color_type), or set generator.in_channels and out_channels.'
+            )
