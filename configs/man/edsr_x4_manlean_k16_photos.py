@@ -1,0 +1,5 @@
+# Lean: the SLM makes its image by one convolution and pixel shuffle, and every module is stepped at once.
+_base_ = 'edsr_x4_man_k16_photos.py'
+upsample = dict(type='pixel_shuffle', in_channels=32, out_channels=3, scale_factor=4, upsample_kernel=3)
+model = dict(generator=dict(auxiliary=dict(tail=dict(upsample=upsample, conv_last=None))))
+optim_wrapper = dict(eager_step=True)

@@ -1,0 +1,56 @@
+"""Every rule with ResNet-32 at K=16 on CIFAR-10, by a short protocol; see protocol.py."""
+
+from mmengine.config import Config
+from protocol import ROOT, Benchmark, Protocol, Run
+
+CONFIGS = {
+    'bp': 'bp/resnet32_bp_cifar10.py',
+    'man': 'man/resnet32_man_k16_cifar10.py',
+    'man-nobank': 'man/resnet32_man-nobank_k16_cifar10.py',
+    'dgl': 'dgl/resnet32_dgl_k16_cifar10.py',
+    'predsim': 'predsim/resnet32_predsim_k16_cifar10.py',
+    'infopro': 'infopro/resnet32_infopro_k16_cifar10.py',
+    'infopro-contrast': 'infopro/resnet32_infopro-contrast_k16_cifar10.py',
+    'auglocal': 'auglocal/resnet32_auglocal_k16_cifar10.py',
+}
+CHANGES = {
+    'man-as-is': {},
+    'man-no-bank': {'bank_vectors': False},
+    'man-no-units': {'units_per_stage': 0},
+    'man-no-bank-no-units': {'bank_vectors': False, 'units_per_stage': 0},
+    'man-2-units': {'units_per_stage': 2},
+    'man-2-units-no-bank': {'units_per_stage': 2, 'bank_vectors': False},
+    'man-no-cut-stage': {'cut_stage': False},
+    'man-2-units-no-cut-stage': {'units_per_stage': 2, 'cut_stage': False},
+    'man-no-bank-no-cut-stage': {'bank_vectors': False, 'cut_stage': False},
+    'man-copy': {'init': 'copy'},
+}
+
+
+def prepare(cfg: Config, run: Run) -> None:
+    """The first 10,000 training images, shrunk to 16 px; scored on the last 5,000 training images or the test ones."""
+    cfg.merge_from_dict(Config.fromfile(ROOT / 'configs/_base_/cifar10_short.py').to_dict())
+    if cfg.model.backbone.type == 'man_mm.LocalBackbone':
+        cfg.model.backbone.probe_size = (16, 16)
+    if run.split == 'test':
+        cfg.val_dataloader = cfg.test_dataloader
+    cfg.train_cfg.update(max_epochs=run.length, val_interval=run.length)
+    cfg.param_scheduler[1].update(T_max=run.length, end=run.length)
+    cfg.default_hooks.checkpoint.interval = 1
+
+
+PROTOCOL = Protocol(
+    data='CIFAR-10, 10,000 training images of 16 px',
+    metric='accuracy/top1',
+    unit='epochs',
+    configs=CONFIGS,
+    variants={name: ('man', changed) for name, changed in CHANGES.items()},
+    prepare=prepare,
+    lrs=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+    grid_length=3,
+    length=6,
+    seeds=(0, 1, 2),
+)
+
+if __name__ == '__main__':
+    Benchmark(PROTOCOL, __doc__, 'work_dirs/cifar10_short').main()

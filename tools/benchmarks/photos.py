@@ -1,0 +1,74 @@
+"""A narrow EDSR, x2 or x4, by back-propagation and locally, on the photographs, by a short protocol; see protocol.py.
+
+The learning rates are compared on crops of the last six training photographs, which no run trains on; `test` means the
+validation photographs, whole.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from mmengine.config import Config
+from protocol import Benchmark, Protocol, Run
+
+HELD_OUT = 6
+"""Training photographs, the last by name, that are left out of training."""
+VARIANTS = {
+    'man-2-units': {'units_per_stage': 2},
+    'man-random': {'init': 'random'},
+    'man-shared-tail': {'tail': 'shared', 'shared_head_grad': 'mean'},
+}
+
+
+def split_annotations(folder: Path) -> tuple[Path, Path]:
+    """Write the lists of crops to train on and of crops to choose settings by; return their paths."""
+    source = folder / 'meta_info_HR_sub.txt'
+    if not source.exists():
+        sys.exit(f'{source} is missing: cut the training photographs by tools/dataset_tools/crop_pairs.py first.')
+    lines = source.read_text().splitlines()
+    photos = sorted({line.split(' ')[0].rsplit('_s', 1)[0] for line in lines})
+    held_out = set(photos[-HELD_OUT:])
+    train, val = folder / 'benchmark_train.txt', folder / 'benchmark_val.txt'
+    for path, wanted in ((train, False), (val, True)):
+        kept = (line for line in lines if (line.split(' ')[0].rsplit('_s', 1)[0] in held_out) is wanted)
+        path.write_text('\n'.join(kept) + '\n')
+    return train, val
+
+
+def prepare(scale: int, cfg: Config, run: Run) -> None:
+    """Train on all but the held-out photographs; score on those, or on the validation photographs."""
+    train, val = split_annotations(Path('data/photos/train').resolve())
+    cfg.train_dataloader.dataset.ann_file = str(train)
+    if run.split == 'val':
+        prefix = dict(img=f'LR_bicubic/X{scale}_sub', gt='HR_sub')
+        cfg.val_dataloader.dataset.update(data_root='data/photos/train', data_prefix=prefix, ann_file=str(val))
+    cfg.train_cfg.update(max_iters=run.length, val_interval=run.length)
+    cfg.param_scheduler[1].update(T_max=run.length, end=run.length)
+
+
+def protocol(scale: int) -> Protocol:
+    """The protocol of one scale."""
+    methods = {'bp': 'bp', 'man-k4': 'man_k4', 'man-k16': 'man_k16', 'man-nobank-k16': 'man-nobank_k16'}
+    methods |= {'man-lean-k16': 'manlean_k16', 'dgl-k16': 'dgl_k16'}
+    folders = {'bp': 'bp', 'dgl-k16': 'dgl'}
+    configs = {m: f'{folders.get(m, "man")}/edsr_x{scale}_{name}_photos.py' for m, name in methods.items()}
+    return Protocol(
+        data=f'photos, x{scale}',
+        metric='PSNR',
+        unit='iters',
+        configs=configs,
+        variants={name: ('man-k16', changed) for name, changed in VARIANTS.items()},
+        prepare=partial(prepare, scale),
+        lrs=(3e-4, 1e-3, 3e-3),
+        grid_length=500,
+        length={2: 3000, 4: 3000}[scale],
+        seeds=(0,),
+    )
+
+
+if __name__ == '__main__':
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument('--scale', type=int, choices=(2, 4), default=2)
+    known, sys.argv[1:] = first.parse_known_args()
+    Benchmark(protocol(known.scale), __doc__, f'work_dirs/photos_x{known.scale}').main()

@@ -1,0 +1,216 @@
+"""A comparison of methods by a short protocol: each at its own best learning rate, several seeds.
+
+The rates are compared on data that is held out from training (`val`), for one seed; the best one of each method is then
+trained with every seed and tested once, at the end. With `--ablate`, variants are trained instead, all at one rate,
+with every seed, and compared on the held-out data. A run that is done is not repeated, an interrupted one is resumed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from rich.console import Console
+from rich.table import Table
+
+from man_mm.analysis.scalars import read_scalars
+
+__all__ = ['ROOT', 'Benchmark', 'Protocol', 'Run']
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a method or a variant at a learning rate, from a seed, scored on the data of `split`.
+
+    Args:
+        length: Epochs, or iterations where the protocol counts these.
+    """
+
+    method: str
+    lr: float
+    seed: int
+    split: str
+    length: int
+
+    def name(self, unit: str) -> str:
+        return f'{self.method}_lr{self.lr:g}_seed{self.seed}_{self.split}_{self.length}{unit}'
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a benchmark trains, and how.
+
+    Args:
+        data: Name of the data set, with its size.
+        metric: Key of the score in a validation's log; higher is better.
+        unit: `epochs` or `iters`, in which lengths are counted.
+        configs: Config file below `configs/` by method.
+        variants: By name, the method that it varies and the settings of the auxiliary that it changes.
+        prepare: `prepare(cfg, run)` lays the short protocol over a method's config.
+        lrs: The grid of learning rates.
+        grid_length: Length of a run that compares learning rates.
+        length: Length of a run that is tested.
+        seeds: Seeds of the runs that are tested; the first one is the grid's.
+    """
+
+    data: str
+    metric: str
+    unit: str
+    configs: Mapping[str, str]
+    variants: Mapping[str, tuple[str, Mapping[str, Any]]]
+    prepare: Callable[[Config, Run], None]
+    lrs: tuple[float, ...]
+    grid_length: int
+    length: int
+    seeds: tuple[int, ...]
+
+
+class Benchmark:
+    """Runs a protocol from the command line.
+
+    Args:
+        protocol: What to run.
+        description: For `--help`.
+        work_dir: Default folder of the runs.
+    """
+
+    def __init__(self, protocol: Protocol, description: str, work_dir: str) -> None:
+        self.protocol = protocol
+        self.args = _parse_args(protocol, description, work_dir)
+        self.args.work_dir = self.args.work_dir.resolve()
+
+    def main(self) -> None:
+        """Run, print a table, write the JSON."""
+        split, rows = ('test', self.compare()) if self.args.ablate is None else ('val', self.ablate())
+        table = Table('method', 'lr', f'{split} {self.protocol.metric}', 'std', 'seeds')
+        for row in rows:
+            values = list(row[f'{split}_by_seed'].values())
+            spread = f'{statistics.stdev(values):.2f}' if len(values) > 1 else '-'
+            table.add_row(row['method'], f'{row["lr"]:g}', f'{statistics.mean(values):.2f}', spread, str(len(values)))
+        Console().print(table)
+        if self.args.json:
+            self.args.json.write_text(json.dumps(self._report(rows), indent=1) + '\n')
+
+    def _report(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        p, args = self.protocol, self.args
+        said = dict(data=p.data, metric=p.metric, unit=p.unit, grid_length=args.grid_length, length=args.length)
+        device = f'cpu ({platform.machine()}), 1 thread'
+        return dict(device=device, torch=torch.__version__, protocol=dict(**said, seeds=args.seeds), rows=rows)
+
+    def compare(self) -> list[dict[str, Any]]:
+        """Choose each method's learning rate, train it with every seed; a row per method."""
+        args, first = self.args, self.args.seeds[0]
+
+        def trial(method: str, lr: float) -> Run:
+            return Run(method, lr, first, 'val', args.grid_length)
+
+        grid = self.train_all(trial(m, lr) for lr in args.lrs for m in args.methods)
+        best = {m: max(args.lrs, key=lambda lr, m=m: grid[trial(m, lr)]) for m in args.methods}
+        tested = self.train_all(Run(m, best[m], s, 'test', args.length) for s in args.seeds for m in args.methods)
+        return [
+            dict(
+                method=m,
+                config=f'configs/{self.protocol.configs[m]}',
+                val_by_lr={f'{lr:g}': grid[trial(m, lr)] for lr in args.lrs},
+                lr=best[m],
+                test_by_seed={str(s): tested[Run(m, best[m], s, 'test', args.length)] for s in args.seeds},
+            )
+            for m in args.methods
+        ]
+
+    def ablate(self) -> list[dict[str, Any]]:
+        """Train every variant with every seed; a row per variant."""
+        args = self.args
+        variants = args.ablate or list(self.protocol.variants)
+        found = self.train_all(Run(v, args.ablation_lr, s, 'val', args.length) for s in args.seeds for v in variants)
+        return [
+            dict(
+                method=v,
+                varies=self.protocol.variants[v][0],
+                changed=dict(self.protocol.variants[v][1]),
+                lr=args.ablation_lr,
+                val_by_seed={str(run.seed): score for run, score in found.items() if run.method == v},
+            )
+            for v in variants
+        ]
+
+    def train_all(self, runs: Iterable[Run]) -> dict[Run, float]:
+        """Make runs, `--jobs` at a time; return their scores."""
+        runs = list(runs)
+        for run in runs:  # before the threads: MMEngine reads one config at a time
+            self._write_config(run)
+        with ThreadPoolExecutor(self.args.jobs) as pool:
+            return dict(zip(runs, pool.map(self._train, runs), strict=True))
+
+    def _folder(self, run: Run) -> Path:
+        """Where a run keeps its logs and checkpoints."""
+        return self.args.work_dir / run.name(self.protocol.unit)
+
+    def _write_config(self, run: Run) -> None:
+        method, changed = self.protocol.variants.get(run.method, (run.method, {}))
+        cfg = Config.fromfile(ROOT / 'configs' / self.protocol.configs[method])
+        self.protocol.prepare(cfg, run)
+        if changed:
+            net = cfg.model.backbone if 'backbone' in cfg.model else cfg.model.generator
+            net.auxiliary.update(changed)
+        cfg.optim_wrapper.optimizer.lr = run.lr
+        cfg.randomness = dict(seed=run.seed)
+        self._folder(run).mkdir(parents=True, exist_ok=True)
+        cfg.dump(self._folder(run) / 'config.py')
+
+    def _score(self, run: Run) -> float | None:
+        """The score at the end of a run that is done, else None."""
+        try:
+            _, validations = read_scalars(self._folder(run))
+        except FileNotFoundError:
+            return None
+        return next((round(row[self.protocol.metric], 3) for row in validations if row['step'] == run.length), None)
+
+    def _train(self, run: Run) -> float:
+        """Make a run, unless it is done; return its score."""
+        folder, done = self._folder(run), self._score(run)
+        if done is not None:
+            return done
+        config = str(folder / 'config.py')
+        command = [sys.executable, str(ROOT / 'tools/train.py'), config, '--work-dir', str(folder), '--resume']
+        if self.args.cfg_options:
+            command += ['--cfg-options', *self.args.cfg_options]
+        env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+        with (folder / 'output.txt').open('a') as out:
+            code = subprocess.run(
+                command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env=env, check=False
+            ).returncode
+        done = self._score(run)
+        if code or done is None:
+            raise RuntimeError(f'{folder.name} ended with exit status {code}: see {folder / "output.txt"}.')
+        print(f'{folder.name}: {done:.3f}', flush=True)
+        return done
+
+
+def _parse_args(protocol: Protocol, description: str, work_dir: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    methods, variants = list(protocol.configs), list(protocol.variants)
+    parser.add_argument('--methods', nargs='+', choices=methods, default=methods)
+    parser.add_argument('--ablate', nargs='*', choices=variants, help='variants; all if none is named')
+    parser.add_argument('--ablation-lr', type=float, default=0.1, help='learning rate of the variants')
+    parser.add_argument('--lrs', nargs='+', type=float, default=list(protocol.lrs))
+    parser.add_argument('--seeds', nargs='+', type=int, default=list(protocol.seeds))
+    parser.add_argument('--grid-length', type=int, default=protocol.grid_length, help=f'{protocol.unit} of the grid')
+    parser.add_argument('--length', type=int, default=protocol.length, help=f'{protocol.unit} of a tested run')
+    parser.add_argument('--jobs', type=int, default=2, help='runs at a time, each on one thread')
+    parser.add_argument('--work-dir', type=Path, default=Path(work_dir))
+    parser.add_argument('--cfg-options', nargs='*', default=[], help='handed to every run, e.g. for another device')
+    parser.add_argument('--json', type=Path, help='file to write the rows to')
+    return parser.parse_args()
