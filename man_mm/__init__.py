@@ -3,9 +3,10 @@
 Importing this package needs torch and mmengine only; OpenMMLab's task libraries are reached through their registries.
 """
 
-from .compat import allow_checkpoint_globals
+from .compat import allow_checkpoint_globals, restore_numpy_names
 
 __version__ = '0.1.0'
 __all__ = ['__version__']
 
 allow_checkpoint_globals()
+restore_numpy_names()

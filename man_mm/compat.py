@@ -10,7 +10,9 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import HistoryBuffer
 
-__all__ = ['allow_checkpoint_globals', 'prepare_cpu_processes']
+__all__ = ['allow_checkpoint_globals', 'prepare_cpu_processes', 'read_config', 'restore_numpy_names']
+
+NUMPY_2 = np.lib.NumpyVersion(np.__version__) >= '2.0.0'
 
 
 def allow_checkpoint_globals() -> None:
@@ -21,9 +23,7 @@ def allow_checkpoint_globals() -> None:
     """
     if not hasattr(torch.serialization, 'add_safe_globals'):  # torch < 2.4 loads everything
         return
-    multiarray = import_module(
-        'numpy._core.multiarray' if np.lib.NumpyVersion(np.__version__) >= '2.0.0' else 'numpy.core.multiarray'
-    )
+    multiarray = import_module('numpy._core.multiarray' if NUMPY_2 else 'numpy.core.multiarray')
     functions = [
         (function, f'numpy.{core}.multiarray.{name}')  # a checkpoint may come from the other numpy
         for name, function in (('_reconstruct', multiarray._reconstruct), ('scalar', multiarray.scalar))
@@ -40,6 +40,29 @@ def _history_method(owner: object, name: str) -> object:
     if owner is not HistoryBuffer or name.startswith('_'):
         raise TypeError(f'a checkpoint asks for attribute {name!r} of {owner!r}: refused.')
     return getattr(owner, name)
+
+
+def restore_numpy_names() -> None:
+    """Give numpy >= 2 the name `bool8` back, which MMagic 1.2.0 reads at import."""
+    if NUMPY_2 and not hasattr(np, 'bool8'):
+        np.bool8 = np.bool_  # type: ignore[attr-defined]
+
+
+def read_config(path: str) -> Config:
+    """Read a config file.
+
+    Raises:
+        ModuleNotFoundError: If it inherits from MMagic, which is optional, and MMagic is not installed; says how to.
+    """
+    try:
+        return Config.fromfile(path)
+    except ModuleNotFoundError as error:
+        if 'mmagic' not in str(error):
+            raise
+        raise ModuleNotFoundError(
+            f'{path} is a config for super-resolution, which needs MMagic: '
+            'pip install -r requirements/sr.txt -c requirements/constraints.txt'
+        ) from error
 
 
 def prepare_cpu_processes(cfg: Config) -> None:

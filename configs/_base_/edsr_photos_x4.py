@@ -1,4 +1,4 @@
-# A narrow EDSR (32 channels, 16 blocks), x4, for two CPU cores: patches of 24 px (low resolution), batch 8, 3000 steps,
+# A narrow EDSR (32 channels, 16 blocks), x4, for two CPU cores: patches of 24 px (low resolution), batch 8, 2000 steps,
 # on real photographs in DIV2K's manner: data/photos/train and val, each with HR and LR_bicubic/X4; the training ones
 # are cut into sub-images of 192 px, step 192, by tools/dataset_tools/crop_pairs.py.
 _base_ = 'mmagic::edsr/edsr_x4c64b16_1xb16-300k_div2k.py'
@@ -34,8 +34,8 @@ test_evaluator = [_base_.val_evaluator]
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=3000, T_max=3000, eta_min_ratio=0.01),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=2000, T_max=2000, eta_min_ratio=0.01),
 ]
-train_cfg = dict(max_iters=3000, val_interval=3000)
+train_cfg = dict(max_iters=2000, val_interval=2000)
 custom_hooks = []
 default_hooks = dict(checkpoint=dict(out_dir=None, interval=500, max_keep_ckpts=1, save_best=None))

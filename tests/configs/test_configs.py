@@ -12,14 +12,15 @@ from man_mm.analysis.step import build_model
 
 from ..classification import batch as images_of_classes
 from ..models import batch as images_with_boxes
+from ..restoration import batch as pairs_of_images
 from ..training import fake_runner
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(str(path.relative_to(ROOT / 'configs')) for path in ROOT.glob('configs/[!_]*/*.py'))
 RULES = ('man', 'dgl', 'predsim', 'infopro', 'auglocal')
 LOCAL = [name for name in CONFIGS if any(f'_{rule}' in name for rule in RULES)]
-WITH_OWN_TWIN = [name for name in LOCAL if not name.endswith('_in1k.py')]
-"""Local configs whose twin is ours; those for ImageNet inherit upstream's config."""
+WITH_OWN_TWIN = [name for name in LOCAL if not name.endswith('_in1k.py') and 'swinir' not in name]
+"""Local configs whose twin is ours; those for ImageNet and SwinIR inherit upstream's config."""
 
 WIDTH = 8
 SIZE = 32
@@ -41,6 +42,8 @@ def narrow(cfg, name=''):
         small['stem_channels'] = small['base_channels']
     if small.get('type') == 'man_mm.CIFARResNet':
         small.update(base_channels=16 // WIDTH, depth=SHALLOW[cfg['depth']])
+    if small.get('type') == 'SwinIRNet':
+        small.update(embed_dim=12, depths=[2] * 6, num_heads=[2] * 6, img_size=16)
     if small.get('type') == 'VisionTransformer':
         small['arch'] = dict(embed_dims=384 // WIDTH, num_layers=4, num_heads=2, feedforward_channels=96)
         small.update(img_size=SIZE, patch_size=8)
@@ -55,9 +58,26 @@ def load(name):
     return Config.fromfile(ROOT / 'configs' / name)
 
 
+def place_of(model_cfg):
+    return 'generator' if 'generator' in model_cfg else 'backbone'
+
+
+def wrapped(cfg):
+    return cfg.model[place_of(cfg.model)]
+
+
 def inner(model_cfg):
-    backbone = model_cfg['backbone']
+    backbone = model_cfg[place_of(model_cfg)]
     return backbone.get('backbone', backbone)
+
+
+def batch_for(cfg):
+    if cfg.default_scope == 'mmpretrain':
+        return images_of_classes(4, SIZE)
+    if cfg.default_scope == 'mmagic':
+        net = inner(cfg.model)
+        return pairs_of_images(scale=net.get('upscale_factor') or net['upscale'])
+    return images_with_boxes()
 
 
 def small_model(cfg):
@@ -78,28 +98,35 @@ def test_config_makes_a_step_that_moves_every_trained_weight(name):
         settings = cfg.optim_wrapper.optimizer.to_dict()
         settings.pop('_scope_', None)
         optimizer = getattr(torch.optim, settings.pop('type'))(model.parameters(), **settings)
-        wrapper_cfg = {k: v for k, v in cfg.optim_wrapper.to_dict().items() if k not in ('optimizer', 'paramwise_cfg')}
+        others = ('optimizer', 'paramwise_cfg', 'constructor')
+        wrapper_cfg = {k: v for k, v in cfg.optim_wrapper.to_dict().items() if k not in others}
         wrapper = OPTIM_WRAPPERS.build({'type': 'OptimWrapper', **wrapper_cfg, 'optimizer': optimizer})
-    reached = set()
+    steps = []
     optimizer.register_step_pre_hook(
-        lambda *_: reached.update(key for key, p in model.named_parameters() if p.grad is not None)
+        lambda *_: steps.append({key for key, p in model.named_parameters() if p.grad is not None})
     )
     for hook in cfg.get('custom_hooks', []):
         if hook.type == 'man_mm.FeatureBankHook':
             HOOKS.build(hook).before_train(fake_runner(model=model, optim_wrapper=wrapper))
-    is_classifier = cfg.default_scope == 'mmpretrain'
-    logs = model.train_step(images_of_classes(4, SIZE) if is_classifier else images_with_boxes(), wrapper)
+    logs = model.train_step(batch_for(cfg), wrapper)
     assert logs['loss'].isfinite()
-    assert reached == {key for key, p in model.named_parameters() if p.requires_grad}
+    trained = {key for key, p in model.named_parameters() if p.requires_grad}
+    if wrapper_cfg.get('eager_step'):  # a step for each module; the last one leaves to the others what they have
+        assert set().union(*steps) == trained
+    else:
+        assert steps == [trained]
 
 
 @pytest.mark.parametrize('name', LOCAL)
 def test_names_say_rule_and_number_of_modules(name):
     cfg = load(name)
     rule = next(rule for rule in RULES if f'_{rule}' in name)
-    auxiliary = cfg.model.backbone.auxiliary.type
-    assert auxiliary.lower() == {'man': 'man_mm.slm'}.get(rule, f'man_mm.{rule}')
-    assert f'_k{cfg.model.backbone.num_modules}_' in name
+    auxiliary = wrapped(cfg).auxiliary
+    if rule == 'dgl' and cfg.default_scope == 'mmagic':  # the module's output through the tail
+        assert (auxiliary.type, auxiliary.units_per_stage, wrapped(cfg).bank) == ('man_mm.SLM', 0, False)
+    else:
+        assert auxiliary.type.lower() == {'man': 'man_mm.slm'}.get(rule, f'man_mm.{rule}')
+    assert f'_k{wrapped(cfg).num_modules}_' in name
 
 
 @pytest.mark.parametrize('name', WITH_OWN_TWIN)
@@ -121,7 +148,8 @@ def test_local_config_differs_from_its_twin_only_by_local_learning(name):
         assert local.get(key) == twin.get(key), key
     assert local.optim_wrapper.optimizer == twin.optim_wrapper.optimizer
     assert inner(local.model) == inner(twin.model)
-    assert {**local.model, 'backbone': None} == {**twin.model, 'backbone': None}
+    without = {place_of(local.model): None}
+    assert {**local.model, **without} == {**twin.model, **without}
 
 
 @pytest.mark.parametrize('name', CONFIGS)

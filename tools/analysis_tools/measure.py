@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from man_mm.analysis.step import TrainStep, first_batch, predict_seconds, step_peak_bytes, step_seconds
+from man_mm.compat import read_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,7 +54,7 @@ def measure(configs: list[str], loaded: list[Config], device: str, rounds: int) 
 
 def main() -> None:
     args = parse_args()
-    loaded = [Config.fromfile(config) for config in args.configs]
+    loaded = [read_config(config) for config in args.configs]
     for cfg in loaded:
         cfg.merge_from_dict(args.cfg_options or {})
         cfg.train_dataloader.batch_size = args.batch or cfg.train_dataloader.batch_size

@@ -1,7 +1,6 @@
 """Draw accuracy against memory and against time of a step, a point per method, from two files of measurements.
 
-The accuracies come from benchmark_cifar10.py --json, memory and time from measure.py --json; rows are matched by their
-config.
+The accuracies come from a benchmark's --json, memory and time from measure.py --json; rows are matched by their config.
 """
 
 import argparse
@@ -19,7 +18,7 @@ AXES = {'peak_mib': 'peak of a training step (MiB)', 'step_s': 'training step (s
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('accuracy', type=Path, help='JSON of benchmark_cifar10.py')
+    parser.add_argument('accuracy', type=Path, help='JSON of a benchmark, e.g. tools/benchmarks/cifar10.py')
     parser.add_argument('cost', type=Path, help='JSON of measure.py')
     parser.add_argument('picture', type=Path, help='file to draw to, e.g. tradeoff.png')
     return parser.parse_args()
@@ -32,7 +31,7 @@ def main() -> None:
     figure, axes = plt.subplots(1, len(AXES), figsize=(10, 4), sharey=True, layout='constrained')
     for axis, (key, label) in zip(axes, AXES.items(), strict=True):
         for row in accuracy['rows']:
-            values = list(row['test_top1_by_seed'].values())
+            values = list(row['test_by_seed'].values())
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             x, y = costs[Path(row['config']).name][key], statistics.mean(values)
             axis.errorbar(x, y, spread, fmt='o', capsize=3, color='black' if row['method'] == 'bp' else None)
@@ -40,9 +39,10 @@ def main() -> None:
         axis.set_xlabel(label)
         axis.margins(0.15)
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel('test top-1 (%)')
     protocol = accuracy['protocol']
-    figure.suptitle(f'{protocol["data"]}, {protocol["epochs"]} epochs; mean and std of {len(protocol["seeds"])} seeds')
+    axes[0].set_ylabel(f'test {protocol["metric"]}')
+    length, seeds = f'{protocol["length"]} {protocol["unit"]}', len(protocol['seeds'])
+    figure.suptitle(f'{protocol["data"]}; {length}; mean and std of {seeds} seed(s)')
     figure.savefig(args.picture, dpi=130)
 
 

@@ -3,12 +3,13 @@
 import argparse
 import sys
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
 from man_mm.analysis.step import build_model
 from man_mm.analysis.structure import ModuleRow, module_rows
+from man_mm.compat import read_config
 from man_mm.local import find_local_backbone
 
 
@@ -36,7 +37,7 @@ def as_table(rows: list[ModuleRow], title: str) -> Table:
 
 def main() -> None:
     args = parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     try:

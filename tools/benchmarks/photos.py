@@ -61,8 +61,8 @@ def protocol(scale: int) -> Protocol:
         variants={name: ('man-k16', changed) for name, changed in VARIANTS.items()},
         prepare=partial(prepare, scale),
         lrs=(3e-4, 1e-3, 3e-3),
-        grid_length=500,
-        length={2: 3000, 4: 3000}[scale],
+        grid_length=300,
+        length=2000,
         seeds=(0,),
     )
 

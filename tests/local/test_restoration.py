@@ -1,0 +1,105 @@
+"""Networks that make an image as units: the first features are the tap, the body's blocks the units."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from man_mm.local import unroll
+
+from ..models import build
+from ..restoration import EDSR, NETS, SWINIR, editor, make
+
+VARIANTS = {
+    'edsr x2': EDSR,
+    'edsr x3': {**EDSR, 'upscale_factor': 3},
+    'edsr x4': {**EDSR, 'upscale_factor': 4},
+    'edsr, scaled residuals': {**EDSR, 'res_scale': 0.1},
+    'edsr, own statistics': {**EDSR, 'rgb_mean': [0.1, 0.2, 0.3], 'rgb_std': [0.5, 0.6, 0.7]},
+    'swinir': SWINIR,
+    'swinir, light': {**SWINIR, 'upsampler': 'pixelshuffledirect'},
+    'swinir, 3conv': {**SWINIR, 'resi_connection': '3conv'},
+    'swinir, range': {**SWINIR, 'img_range': 255.0},
+}
+
+
+def images(size=16):
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def output(model):
+    torch.manual_seed(0)  # SwinIR drops paths in training
+    return model.generator(images())
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_units_make_the_forward(name):
+    net = build(VARIANTS[name], scope='mmagic').eval()
+    described = unroll(net)
+    x, taps = described.run(net, 0, len(described.units), images())
+    assert list(taps) == ['conv_first']
+    torch.testing.assert_close(described.finish(net, x, taps), net(images()))
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_units_and_tail_hold_every_parameter_once(name):
+    net = build(VARIANTS[name], scope='mmagic')
+    described = unroll(net)
+    owned = [id(p) for unit in described.units for p in unit.parameters(net)]
+    owned += [id(p) for path in described.tail for p in net.get_submodule(path).parameters()]
+    assert len(owned) == len(set(owned))
+    assert set(owned) == {id(p) for p in net.parameters()}
+
+
+@pytest.mark.parametrize('net', NETS)
+@pytest.mark.parametrize('num_modules', [1, 2, 4])
+def test_a_wrapped_generator_shows_neither_in_outputs_nor_in_keys(net, num_modules):
+    plain, ours = make(editor(net, None)), make(editor(net, num_modules), seed=1)
+    ours.load_state_dict(plain.state_dict(), strict=True)
+    assert [key for key in ours.state_dict() if 'auxiliaries.' not in key] == list(plain.state_dict())
+    for mode in (False, True):
+        plain.train(mode), ours.train(mode)
+        assert torch.equal(output(ours), output(plain))
+
+
+@pytest.mark.parametrize('net', NETS)
+@pytest.mark.parametrize('tail', ['private', 'shared'])
+def test_copies_of_a_model_are_whole(net, tail):
+    model = make(editor(net, 3, auxiliary=dict(tail=tail)))
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        known = {id(p) for p in twin.parameters()}
+        assert all(id(p) in known for slm in twin.generator.auxiliaries for p in slm.shared_parameters())
+        assert torch.equal(output(twin), output(model))
+
+
+def test_an_slm_is_one_block_and_the_tail():
+    generator = make(editor('edsr', 5)).generator
+    for module, slm in enumerate(generator.auxiliaries):
+        assert [unit.name for unit in slm.units] == [f'body.{module}']
+        parts = {key.split('.')[0] for key in slm.layers.state_dict()}
+        assert parts == {'body', 'conv_after_body', 'upsample', 'conv_last'}
+        source = generator.backbone.body[module].conv1.weight
+        assert torch.equal(slm.layers.get_submodule(f'body.{module}.conv1').weight, source)
+
+
+@pytest.mark.parametrize(('net', 'most'), [('edsr', 5), ('swinir', 4)])
+def test_every_number_of_modules_up_to_the_number_of_units_builds(net, most):
+    for num_modules in range(1, most + 1):
+        assert len(make(editor(net, num_modules)).generator.auxiliaries) == num_modules - 1
+    with pytest.raises(ValueError, match=f'num_modules={most + 1} .* to {most},'):
+        make(editor(net, most + 1))
+
+
+@pytest.mark.parametrize('change', [dict(upsampler='nearest+conv', upscale=4), dict(upsampler=''), dict(ape=True)])
+def test_transformers_that_upsample_otherwise_are_refused(change):
+    net = build({**SWINIR, **change}, scope='mmagic')
+    with pytest.raises(ValueError, match='SwinIRNet with upsampler='):
+        unroll(net)
+
+
+def test_a_patch_that_does_not_divide_into_windows_is_refused():
+    net = build(SWINIR, scope='mmagic')
+    described = unroll(net)
+    with pytest.raises(ValueError, match='12 x 12 px do not divide'):
+        described.run(net, 0, 1, images(12))
