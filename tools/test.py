@@ -38,9 +38,10 @@ def main() -> None:
         host.show(args)
     if args.tta:
         host.augment_at_test()
+    metric = host.dump(args.out) if args.out else None
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
-    if args.out:
-        runner.test_evaluator.metrics.append(host.dump(args.out))
+    if metric is not None:
+        runner.test_evaluator.metrics.append(metric)
     runner.test()
 
 

@@ -38,4 +38,7 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=2000, val_interval=2000)
 custom_hooks = []
-default_hooks = dict(checkpoint=dict(out_dir=None, interval=500, max_keep_ckpts=1, save_best=None))
+default_hooks = dict(
+    checkpoint=dict(out_dir=None, interval=500, max_keep_ckpts=1, save_best=None),
+    logger=dict(log_metric_by_epoch=False),
+)

@@ -1,5 +1,6 @@
 """Is the data that a config names there? Asked before anything is built."""
 
+import os
 import os.path as osp
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,7 +9,7 @@ __all__ = ['missing_data']
 
 
 def missing_data(cfg: Mapping[str, Any], loaders: tuple[str, ...]) -> str | None:
-    """Return one sentence on the first annotation file or folder that is missing, or None.
+    """Return one sentence on the first annotation file or folder that is missing or empty, or None.
 
     Args:
         cfg: A whole config.
@@ -17,14 +18,24 @@ def missing_data(cfg: Mapping[str, Any], loaders: tuple[str, ...]) -> str | None
     for loader in loaders:
         for place, dataset in _sets(cfg.get(loader), loader):
             for key, path in _paths(dataset):
-                if '://' not in path and not osp.exists(path):  # a URL is left to its backend
+                state = _state(path)
+                if state is not None:
                     root = dataset.get('data_root') or osp.dirname(path)
                     return (
-                        f'The data set is missing: {place}.{key} is {path!r}, which does not exist. Put the data under '
+                        f'The data set is missing: {place}.{key} is {path!r}, which {state}. Put the data under '
                         f'{root!r} (relative to {osp.abspath(".")!r}), laid out as this config says and as upstream '
                         f'prepares it, or link it there, or set {place}.data_root.'
                     )
     return None
+
+
+def _state(path: str) -> str | None:
+    """What is wrong with `path`; a URL is left to its backend."""
+    if '://' in path:
+        return None
+    if not osp.exists(path):
+        return 'does not exist'
+    return 'is an empty folder' if osp.isdir(path) and not os.listdir(path) else None
 
 
 def _sets(loader: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

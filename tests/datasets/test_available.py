@@ -11,6 +11,7 @@ def loader(root, **dataset):
 
 def test_complete_data_is_not_missing(tmp_path):
     (tmp_path / 'images').mkdir()
+    (tmp_path / 'images/1.png').touch()
     (tmp_path / 'train.json').write_text('{}')
     cfg = loader(tmp_path, ann_file='train.json', data_prefix=dict(img='images/'))
     assert missing_data(cfg, ('train_dataloader', 'val_dataloader')) is None
@@ -39,3 +40,13 @@ def test_wrapped_data_sets_are_looked_into(tmp_path):
 def test_remote_data_is_left_to_its_backend(tmp_path):
     cfg = loader(tmp_path, ann_file='a.json', backend_args=dict(backend='petrel'))
     assert missing_data(cfg, ('train_dataloader',)) is None
+
+
+def test_a_list_of_loaders_is_looked_through_and_an_empty_folder_is_missing(tmp_path):
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full/image.png').touch()
+    (tmp_path / 'empty').mkdir()
+    sets = [dict(dataset=dict(data_root=str(tmp_path), data_prefix=dict(img=name))) for name in ('full', 'empty')]
+    message = missing_data(dict(test_dataloader=sets), ('test_dataloader',))
+    assert 'test_dataloader.1.dataset.data_prefix.img is' in message and 'which is an empty folder' in message
+    assert missing_data(dict(test_dataloader=sets[:1]), ('test_dataloader',)) is None

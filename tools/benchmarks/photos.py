@@ -43,6 +43,7 @@ def prepare(scale: int, cfg: Config, run: Run) -> None:
     if run.split == 'val':
         prefix = dict(img=f'LR_bicubic/X{scale}_sub', gt='HR_sub')
         cfg.val_dataloader.dataset.update(data_root='data/photos/train', data_prefix=prefix, ann_file=str(val))
+        cfg.val_evaluator.metrics = [metric for metric in cfg.val_evaluator.metrics if metric.type == 'PSNR']
     cfg.train_cfg.update(max_iters=run.length, val_interval=run.length)
     cfg.param_scheduler[1].update(T_max=run.length, end=run.length)
 

@@ -1,0 +1,159 @@
+"""The command lines on a super-resolution config, run as a user runs them."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from ..training import assert_equal
+from .test_command_lines import ROOT, python
+
+CONFIG = ROOT / 'configs/man/edsr_x2_man_k4_photos.py'
+
+
+def draw(folder, names, size, seed=0):
+    """Smooth images of `size` px below folder/HR, and half as large ones below folder/LR_bicubic/X2."""
+    rng = np.random.default_rng(seed)
+    for sub in ('HR', 'LR_bicubic/X2'):
+        (folder / sub).mkdir(parents=True)
+    for name in names:
+        coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        high = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / 'HR' / f'{name}.png'), high)
+        low = cv2.resize(high, (size // 2, size // 2), interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(folder / 'LR_bicubic/X2' / f'{name}.png'), low)
+
+
+def options_for(root):
+    small = {'mid_channels': 4, 'num_blocks': 4}
+    train = {'data_root': root / 'train', 'ann_file': 'all.txt', 'data_prefix.img': 'LR_bicubic/X2'}
+    train['data_prefix.gt'] = 'HR'
+    return [
+        *(f'model.generator.backbone.{key}={value}' for key, value in small.items()),
+        *(f'train_dataloader.dataset.{key}={value}' for key, value in train.items()),
+        f'val_dataloader.dataset.data_root={root / "val"}',
+        f'test_dataloader.0.dataset.data_root={root / "val"}',
+        'train_dataloader.batch_size=2',
+        'train_cfg.max_iters=4',
+        'train_cfg.val_interval=4',
+        'default_hooks.checkpoint.interval=2',
+        'default_hooks.checkpoint.max_keep_ckpts=-1',
+    ]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Three training and two validation photographs."""
+    names = ['a', 'b', 'c']
+    draw(tmp_path / 'train', names, 64)
+    draw(tmp_path / 'val', ['x', 'y'], 40, seed=1)
+    (tmp_path / 'train/all.txt').write_text(''.join(f'{name}.png (64,64,3)\n' for name in names))
+    return tmp_path
+
+
+def train(data, run, *arguments, options=()):
+    return python('train.py', CONFIG, '--work-dir', run, *arguments, '--cfg-options', *options_for(data), *options)
+
+
+def last_line(result):
+    return result.stderr.strip().splitlines()[-1]
+
+
+def test_training_testing_and_the_written_images_go_together(data):
+    done = train(data, data / 'run')
+    assert done.returncode == 0, done.stderr
+    assert 'PSNR' in done.stdout + done.stderr
+    shown, checkpoint = data / 'shown', data / 'run/iter_4.pth'
+    arguments = (CONFIG, checkpoint, '--work-dir', data / 'test', '--show-dir', shown)
+    tested = python('test.py', *arguments, '--cfg-options', *options_for(data))
+    assert tested.returncode == 0, tested.stderr
+    written = sorted(shown.rglob('*.png'))
+    assert [path.name[0] for path in written] == ['x', 'y']
+    for (
+        path
+    ) in written:  # in the colours and the size of the ground truth: a network of four steps is still nearly grey
+        image = cv2.imread(str(path))
+        assert image.shape == (40, 40, 3)
+
+
+def test_the_written_image_is_the_prediction_channel_for_channel(data):
+    """A generator that paints everything orange."""
+    done = train(data, data / 'run')
+    assert done.returncode == 0, done.stderr
+    checkpoint = torch.load(data / 'run/iter_4.pth')
+    weights = checkpoint['state_dict']
+    weights['generator.conv_last.weight'].zero_()
+    orange = torch.tensor([1.0, 0.5, 0.0])
+    weights['generator.conv_last.bias'].copy_(orange - torch.tensor([0.4488, 0.4371, 0.4040]))
+    torch.save(checkpoint, data / 'orange.pth')
+    arguments = (CONFIG, data / 'orange.pth', '--work-dir', data / 'test', '--show-dir', data / 'shown')
+    assert python('test.py', *arguments, '--cfg-options', *options_for(data)).returncode == 0
+    image = cv2.imread(str(next((data / 'shown').rglob('*.png'))))
+    assert image[20, 20].tolist() == [0, 128, 255]  # OpenCV reads blue, green, red
+
+
+def test_a_resumed_run_ends_like_an_unbroken_one(data):
+    assert train(data, data / 'whole').returncode == 0
+    assert train(data, data / 'broken', options=['train_cfg.max_iters=2', 'train_cfg.val_interval=2']).returncode == 0
+    assert train(data, data / 'broken', '--resume').returncode == 0
+    assert_equal(*(torch.load(data / run / 'iter_4.pth')['state_dict'] for run in ('broken', 'whole')))
+
+
+def test_missing_data_of_one_of_several_test_sets_is_named(data):
+    result = python('test.py', ROOT / 'configs/man/edsr_x2_man_k4_div2k.py', 'none.pth', cwd=data)
+    assert result.returncode == 1
+    assert last_line(result).startswith('The data set is missing: test_dataloader.0.dataset.data_prefix.img')
+
+
+def cut(path):
+    """Take a row from an image."""
+    cv2.imwrite(str(path), cv2.imread(str(path))[:-1])
+
+
+def shrink(path):
+    """Make a pair smaller than the training patch of 48 px."""
+    for file, size in ((path, 16), (path.parents[2] / 'HR' / path.name, 32)):
+        cv2.imwrite(str(file), cv2.resize(cv2.imread(str(file)), (size, size)))
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (cut, 'Scale mismatches. GT (64, 64) is not 2x multiplication of LQ (31, 32)'),
+        (shrink, 'LQ (16, 16) is smaller than patch size (24, 24). Please check'),
+    ],
+)
+def test_pairs_that_do_not_fit_stop_the_run_before_a_checkpoint(data, spoil, message):
+    for name in 'abc':
+        spoil(data / f'train/LR_bicubic/X2/{name}.png')
+    result = train(data, data / 'run')
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert not list((data / 'run').glob('*.pth'))
+
+
+def test_an_empty_folder_is_named(data):
+    for path in (data / 'val/HR').iterdir():
+        path.unlink()
+    result = train(data, data / 'run')
+    assert result.returncode == 1
+    assert 'val_dataloader.dataset.data_prefix.gt is' in last_line(result)
+    assert 'is an empty folder' in last_line(result)
+
+
+def test_grey_transparent_and_16_bit_images_are_read_as_8_bit_colour(data):
+    for folder in ('HR', 'LR_bicubic/X2'):
+        files = [data / 'train' / folder / f'{name}.png' for name in 'abc']
+        images = [cv2.imread(str(file)) for file in files]
+        cv2.imwrite(str(files[0]), cv2.cvtColor(images[0], cv2.COLOR_BGR2GRAY))
+        cv2.imwrite(str(files[1]), cv2.cvtColor(images[1], cv2.COLOR_BGR2BGRA))
+        cv2.imwrite(str(files[2]), images[2].astype(np.uint16) * 257)
+    result = train(data, data / 'run')
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize('option', [('--show',), ('--out', 'predictions.pkl'), ('--tta',)])
+def test_what_has_no_meaning_for_images_is_refused(data, option):
+    result = python('test.py', CONFIG, 'none.pth', *option, '--cfg-options', *options_for(data))
+    assert result.returncode == 1
+    assert option[0] in last_line(result)
