@@ -69,11 +69,7 @@ def test_training_testing_and_the_written_images_go_together(data):
     assert tested.returncode == 0, tested.stderr
     written = sorted(shown.rglob('*.png'))
     assert [path.name[0] for path in written] == ['x', 'y']
-    for (
-        path
-    ) in written:  # in the colours and the size of the ground truth: a network of four steps is still nearly grey
-        image = cv2.imread(str(path))
-        assert image.shape == (40, 40, 3)
+    assert all(cv2.imread(str(path)).shape == (40, 40, 3) for path in written)
 
 
 def test_the_written_image_is_the_prediction_channel_for_channel(data):
