@@ -33,7 +33,7 @@ def narrow(cfg, name=''):
     if isinstance(cfg, (list, tuple)):
         return [narrow(value, name) for value in cfg]
     if isinstance(cfg, int) and not isinstance(cfg, bool) and name.endswith('channels'):
-        return max(cfg // WIDTH, 1)
+        return cfg if cfg <= 3 else max(cfg // WIDTH, 1)  # those of images stay
     if not isinstance(cfg, dict):
         return cfg
     small = {key: narrow(value, key) for key, value in cfg.items() if key != 'init_cfg'}
