@@ -14,17 +14,16 @@ CONFIGS = {
     'auglocal': 'auglocal/resnet32_auglocal_k16_cifar10.py',
 }
 CHANGES = {
-    'man-as-is': {},
-    'man-no-bank': {'bank_vectors': False},
-    'man-no-units': {'units_per_stage': 0},
-    'man-no-bank-no-units': {'bank_vectors': False, 'units_per_stage': 0},
-    'man-2-units': {'units_per_stage': 2},
-    'man-2-units-no-bank': {'units_per_stage': 2, 'bank_vectors': False},
-    'man-no-cut-stage': {'cut_stage': False},
-    'man-2-units-no-cut-stage': {'units_per_stage': 2, 'cut_stage': False},
-    'man-no-bank-no-cut-stage': {'bank_vectors': False, 'cut_stage': False},
-    'man-copy': {'init': 'copy'},
+    'slm-bank': {},
+    'slm': {'bank_vectors': False},
+    'bank': {'units_per_stage': 0},
+    'neither': {'bank_vectors': False, 'units_per_stage': 0},
+    'slm-2-units': {'bank_vectors': False, 'units_per_stage': 2},
+    'slm-later-stages': {'bank_vectors': False, 'cut_stage': False},
+    'slm-2-units-later-stages': {'bank_vectors': False, 'units_per_stage': 2, 'cut_stage': False},
+    'slm-copy': {'bank_vectors': False, 'init': 'copy'},
 }
+"""Variants of MAN: the SLM and the bank apart, then SLMs of other shapes without the bank."""
 
 
 def prepare(cfg: Config, run: Run) -> None:
