@@ -35,8 +35,8 @@ class AugLocal(ClassifierAuxiliary):
         super().__init__(place, **kwargs)
         if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
             raise ValueError(f'auxiliary.depth={depth!r} must be an integer, 1 or more.')
-        if not 0 <= decay <= 1:
-            raise ValueError(f'auxiliary.decay={decay!r} must be from 0 to 1.')
+        if not (isinstance(decay, (int, float)) and 0 <= decay <= 1):
+            raise ValueError(f'auxiliary.decay={decay!r} must be a number from 0 to 1.')
         own_depth = auxiliary_depth(place.module, place.partition.num_modules, depth, decay)
         indices = chosen_units(place.end - 1, len(place.unrolled.units) - 1, own_depth)
         shape = place.shapes()[place.end - 1]

@@ -139,23 +139,27 @@ class Auxiliary(BaseModule):
         else:
             return
         in_channels = getattr(own, 'in_channels', None)
-        if isinstance(in_channels, int) and self.head_width(in_channels) != in_channels:
-            _widen(own, name, self.head_width(in_channels))
+        if not isinstance(in_channels, int):
+            in_channels = 0  # unknown: such a head can read only what the model's reads
+        if self.head_width(in_channels) != in_channels:
+            _widen(own, name, in_channels, self.head_width(in_channels))
         else:
             _draw_afresh(own)  # a head may have no initialisation but torch's: its copies would all start alike
         self.heads[name] = own
 
 
-def _widen(head: Any, name: str, width: int) -> None:
-    """Let a classification head read vectors of another width."""
+def _widen(head: Any, name: str, in_channels: int, width: int) -> None:
+    """Let a classification head that reads `in_channels` features read vectors of another width; draw it afresh."""
     layers = (layer for layer in head.modules() if isinstance(layer, nn.Linear))
-    first = next((layer for layer in layers if layer.in_features == head.in_channels), None)
+    first = next((layer for layer in layers if layer.in_features == in_channels), None)
     if first is None:
         raise ValueError(
             f'auxiliary.head: {name} of type {type(head).__name__} has no linear layer that reads its '
-            f'{head.in_channels} input features, so it cannot be made to read the {width} of this auxiliary.'
+            f'{in_channels or "unknown number of"} input features, so it cannot be made to read the {width} of this '
+            'auxiliary.'
         )
     read_width(first, width)
+    _draw_afresh(head, but=first)
     head.in_channels = width
 
 
@@ -179,10 +183,10 @@ def reset_weights(layers: nn.Module) -> None:
     initialize(layers, [kernels, norms])
 
 
-def _draw_afresh(layers: nn.Module) -> None:
-    """Give every layer new weights as torch draws them."""
+def _draw_afresh(layers: nn.Module, but: nn.Module | None = None) -> None:
+    """Give every layer, `but` one, new weights as torch draws them."""
     for layer in layers.modules():
-        if hasattr(layer, 'reset_parameters'):
+        if layer is not but and hasattr(layer, 'reset_parameters'):
             layer.reset_parameters()
 
 

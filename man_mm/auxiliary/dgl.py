@@ -19,8 +19,8 @@ __all__ = ['DGL']
 class DGL(ClassifierAuxiliary):
     """Pool to a quarter of the size, three 1x1 convolutions, pool to 2x2, hidden layers of width 4C, classifier.
 
-    The defaults are the network of AugLocal's comparison (Ma et al., ICLR 2024), the one behind the paper's Table 1;
-    `num_hidden=3, hidden_bias=True` is the original one ("mlp-sr").
+    The defaults are the network of AugLocal's comparison (Ma et al., ICLR 2024), which is probably the one behind the
+    paper's Table 1; `num_hidden=3, hidden_bias=True` is the original one ("mlp-sr").
 
     Args:
         num_hidden: Fully connected layers before the classifier.
@@ -35,9 +35,10 @@ class DGL(ClassifierAuxiliary):
         channels = place.map_shape('DGL')[0]
         width = self.num_features = 4 * channels
         self.convs = nn.Sequential(*(conv_norm_relu(channels, channels, 1) for _ in range(3)))
+        hidden_bias = switch('auxiliary.hidden_bias', hidden_bias)
         self.hidden = nn.Sequential()
         for _ in range(num_hidden):
-            self.hidden.append(nn.Linear(width, width, bias=switch('auxiliary.hidden_bias', hidden_bias)))
+            self.hidden.append(nn.Linear(width, width, bias=hidden_bias))
             self.hidden.append(nn.BatchNorm1d(width))
             self.hidden.append(nn.ReLU(inplace=True))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..local import Place
+from ..local import Place, image_channels
 from ..registry import MODELS, strict_keys
 from .base import Task, reset_weights
 from .classifier import ClassifierAuxiliary, conv_norm_relu
@@ -32,7 +32,6 @@ class InfoPro(ClassifierAuxiliary):
         lambda2: Weight of T, likewise.
         estimator: `softmax` or `contrast`.
         temperature: Of the contrastive loss.
-        image_channels: Channels of the images.
         kwargs: See `ClassifierAuxiliary`.
 
     Raises:
@@ -46,27 +45,31 @@ class InfoPro(ClassifierAuxiliary):
         lambda2: Sequence[float],
         estimator: str = 'softmax',
         temperature: float = 0.07,
-        image_channels: int = 3,
         **kwargs: Any,
     ) -> None:
         super().__init__(place, **kwargs)
         if estimator not in ESTIMATORS:
             raise ValueError(f'auxiliary.estimator={estimator!r} must be one of {ESTIMATORS}.')
-        if not temperature > 0:
-            raise ValueError(f'auxiliary.temperature={temperature!r} must be above 0.')
+        if not (isinstance(temperature, (int, float)) and temperature > 0):
+            raise ValueError(f'auxiliary.temperature={temperature!r} must be a number above 0.')
         last = place.partition.num_modules - 2
         self.lambda1 = _interpolate('lambda1', lambda1, place.module, last)
         self.lambda2 = _interpolate('lambda2', lambda2, place.module, last)
         self.estimator = estimator
         self.temperature = temperature
         if estimator == 'contrast':
-            self.head = 'shared'  # an embedding is compared with others: no head takes part
+            if self.head != 'private':
+                raise ValueError(
+                    f"auxiliary.head={self.head!r} cannot act with auxiliary.estimator='contrast', which compares "
+                    'embeddings and has no head: leave it out.'
+                )
+            self.head = 'shared'  # none of its own
         channels = place.map_shape('InfoPro')[0]
         self.decoder = nn.Sequential(
             nn.Conv2d(channels, DECODER, 3, padding=1),
             nn.BatchNorm2d(DECODER),
             nn.ReLU(inplace=True),
-            nn.Conv2d(DECODER, image_channels, 3, padding=1),
+            nn.Conv2d(DECODER, image_channels(place.net) or 3, 3, padding=1),
         )
         wider, stride = _next_scale(place)
         self.conv = conv_norm_relu(channels, wider, 3, stride)
@@ -79,15 +82,13 @@ class InfoPro(ClassifierAuxiliary):
         return self.embed(F.relu(self.fc(self.conv(x).mean((2, 3)))))
 
     def reconstruct(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Logits of the image (N, image_channels, *size)."""
+        """Logits of the image (N, C, *size)."""
         return self.decoder(F.interpolate(x, size=list(size), mode='bilinear', align_corners=True))
 
     def local_losses(self, x: Tensor, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
         """See `Auxiliary.local_losses`: `loss_reconstruction` and `loss_pred` or `loss_contrast`, weighted."""
         images = task.images()
         logits = self.reconstruct(x, images.shape[2:])
-        if logits.shape != images.shape:
-            raise ValueError(f'auxiliary.image_channels={logits.shape[1]}, but images have {images.shape[1]} channels.')
         losses = dict(
             loss_reconstruction=self.lambda1 * F.binary_cross_entropy_with_logits(logits.float(), images.float())
         )

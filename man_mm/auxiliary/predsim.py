@@ -33,8 +33,10 @@ class PredSim(ClassifierAuxiliary):
 
     def __init__(self, place: Place, beta: float = 0.99, max_features: int = 512, **kwargs: Any) -> None:
         super().__init__(place, **kwargs)
-        if not 0 <= beta <= 1:
+        if not (isinstance(beta, (int, float)) and 0 <= beta <= 1):
             raise ValueError(f'auxiliary.beta={beta!r} must be a weight from 0 to 1.')
+        if not isinstance(max_features, int) or max_features < 1:
+            raise ValueError(f'auxiliary.max_features={max_features!r} must be an integer, 1 or more.')
         self.beta = beta
         self.shape = place.map_shape('PredSim')
         self.kernel = pooling_kernel(self.shape, max_features)

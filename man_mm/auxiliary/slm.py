@@ -1,9 +1,11 @@
 """SLM, the Simple Local Module: a downsized rest of the same backbone (paper, section 3.2 and Eq. 4)."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,7 +34,7 @@ class SLM(Auxiliary):
             for the backbone's own, which every local loss then trains (see `shared_head_grad`), or a dict from a
             layer's name to the config of the one to use instead, None to leave it out.
         bank_vectors: Join the feature bank's pooled taps, (N, C) for every stage that ended in an earlier module, to
-            the features that the head reads. For classifiers, and a head of its own.
+            the features that the head reads, each normalised over its channels. For classifiers, and a head of its own.
         kwargs: See `Auxiliary`.
 
     Raises:
@@ -68,8 +70,15 @@ class SLM(Auxiliary):
         self._tail_of = (place.net if self.shared_tail else self.layers,)  # in a tuple: it does not become a submodule
         self.stood_for = _outputs_without_units(place, self.units)
         self.vectors = self._pooled_taps(place) if switch('auxiliary.bank_vectors', bank_vectors) else {}
-        self.reads_pooled = bool(bank_vectors)
-        self._widths = {} if self.units else _width_without_units(place)
+        self.reads_pooled = bool(self.vectors)
+        if bank_vectors and not self.vectors and place.module == place.partition.num_modules - 2:
+            print_log(
+                'auxiliary.bank_vectors=True has nothing to act on: no stage that is not an output of the backbone '
+                'ends before the last auxiliary.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        self._widths = {} if self.units else self._width_without_units(place)
 
     def _pooled_taps(self, place: Place) -> dict[str, int]:
         """Pooled taps of the modules before this one, and their channels."""
@@ -80,6 +89,19 @@ class SLM(Auxiliary):
             )
         earlier = place.unrolled.units[: place.start]
         return {unit.tap: place.shapes()[i][0] for i, unit in enumerate(earlier) if unit.pooled and unit.tap}
+
+    def _width_without_units(self, place: Place) -> dict[int, int]:
+        """A head that reads the channels of the backbone's last map is to read those of the module's output instead."""
+        own, last = place.shapes()[place.end - 1], place.shapes()[-1]
+        if len(own) != 3 or own[0] == last[0]:
+            return {}
+        if self.head == 'shared' and self.neck is None:
+            raise ValueError(
+                f"auxiliary.units_per_stage=0 with auxiliary.head='shared': the model's head reads {last[0]} channels, "
+                f"the output of {place.name} has {own[0]}. Set auxiliary.head='private', or partition so that no such "
+                'module is left.'
+            )
+        return {last[0]: own[0]}
 
     def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Any:
         """What the wrapped backbone would return. It carries the graph wherever `x` or a tap does."""
@@ -160,9 +182,3 @@ def _outputs_without_units(place: Place, own: tuple[Unit, ...]) -> tuple[str, ..
             'without units.'
         )
     return names
-
-
-def _width_without_units(place: Place) -> dict[int, int]:
-    """A head that reads the channels of the backbone's last map is to read those of the module's output instead."""
-    own, last = place.shapes()[place.end - 1], place.shapes()[-1]
-    return {last[0]: own[0]} if len(own) == 3 else {}

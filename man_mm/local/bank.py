@@ -40,7 +40,7 @@ class FeatureBank:
         self._entries.clear()
 
     def put(self, name: str, feature: Tensor) -> None:
-        """Store `feature` (N, C, H, W) detached. It shares memory with the module's output, unless `dtype` differs."""
+        """Store `feature`, (N, C, H, W) or pooled (N, C), detached: a view of it, unless `dtype` differs."""
         assert self.is_open, 'the bank stores only between open() and close()'
         stored = feature.detach()
         if self.dtype is not None:

@@ -15,7 +15,7 @@ class CIFARResNet(ResNet_CIFAR):
     (N, 64, H / 4, W / 4) by default.
 
     Args:
-        depth: 6n + 2.
+        depth: 6n + 2, up to 1202.
         base_channels: Width of the stem and of the first stage; it doubles with every stage.
         kwargs: See mmpretrain's `ResNet`.
 
@@ -27,7 +27,7 @@ class CIFARResNet(ResNet_CIFAR):
 
     def __init__(self, depth: int, base_channels: int = 16, **kwargs: Any) -> None:
         if depth not in self.arch_settings:
-            raise ValueError(f'backbone.depth={depth!r} must be 6n + 2: 8, 14, 20, 32, 44, 56, 110, ...')
+            raise ValueError(f'backbone.depth={depth!r} must be 6n + 2, up to 1202: 8, 14, 20, 32, 44, 56, 110, ...')
         three_stages: dict[str, Any] = dict(
             num_stages=3,
             strides=(1, 2, 2),

@@ -42,6 +42,8 @@ class ClassifierReadout(Readout):
     def check_batch(self, inputs: Any, targets: Any) -> None:
         """Compare channels of the images and range of the labels with what the model was built for.
 
+        Grey images pass where the preprocessor has a mean for each of three channels: it makes three of one.
+
         Raises:
             ValueError: If they do not fit. On a GPU a label out of range would end in a device-side assertion.
         """

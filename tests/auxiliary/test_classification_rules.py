@@ -193,8 +193,7 @@ def test_grey_images_are_refused_by_their_channels(rule):
 
 @pytest.mark.parametrize(('rule', 'partition'), [*((rule, 'uniform') for rule in RULES), ('man', 'memory')])
 def test_grey_images_train_a_backbone_that_reads_them(rule, partition):
-    options = dict(image_channels=1) if rule in ('infopro', 'contrast') else {}
-    cfg = classifier(rule, model=GREY, backbone_partition=partition, **options)
+    cfg = classifier(rule, model=GREY, backbone_partition=partition)
     cfg['backbone']['backbone']['in_channels'] = 1
     run = Trainer(make(cfg))
     run.step(batch(channels=1, labels=[0, 0, 1, 1]))

@@ -189,14 +189,11 @@ def test_contrast_of_mixed_classes_is_refused():
         (dict(estimator='cosine'), r"auxiliary.estimator='cosine' must be one of \('softmax', 'contrast'\)"),
         (dict(lambda1=5.0), r'auxiliary.lambda1=5.0 must be two weights'),
         (dict(lambda2=(1.0, -1.0)), r'auxiliary.lambda2=\(1.0, -1.0\) must be two weights, 0 or more'),
-        (dict(temperature=0), r'auxiliary.temperature=0 must be above 0'),
+        (dict(temperature=0), r'auxiliary.temperature=0 must be a number above 0'),
+        (dict(temperature='x'), r"auxiliary.temperature='x' must be a number above 0"),
+        (dict(estimator='contrast', head=dict(head=dict(type='LinearClsHead'))), r'auxiliary.head=.* cannot act'),
     ],
 )
 def test_values_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(classifier('infopro', **options))
-
-
-def test_images_of_other_channels_than_the_decoders_are_refused():
-    with pytest.raises(ValueError, match=r'auxiliary.image_channels=1, but images have 3 channels'):
-        terms_of_a_step(batch(4), image_channels=1)

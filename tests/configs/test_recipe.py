@@ -48,7 +48,9 @@ def test_the_learning_rate_follows_the_published_curve(name):
         expected = base / 2 * (1 + math.cos(math.pi * epoch / epochs))
         if epoch <= 10:
             expected = expected * (epoch - 1) / 10 + 0.01 * (11 - epoch) / 10
-        assert wrapper.get_lr()['lr'][0] == pytest.approx(expected, abs=0.01 * base), epoch
+        # the cosine is one epoch late: the published code takes its value at the end of the epoch
+        tolerance = dict(rel=0.01, abs=0) if epoch <= 10 else dict(rel=0, abs=0.005 * base)
+        assert wrapper.get_lr()['lr'][0] == pytest.approx(expected, **tolerance), epoch
         wrapper.optimizer.step()
         for scheduler in schedulers:
             scheduler.step()

@@ -6,6 +6,7 @@ The accuracies come from a benchmark's --json, memory and time from measure.py -
 import argparse
 import json
 import statistics
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -28,6 +29,9 @@ def main() -> None:
     args = parse_args()
     accuracy, cost = json.loads(args.accuracy.read_text()), json.loads(args.cost.read_text())
     costs = {Path(row['config']).name: row for row in cost['rows']}
+    missing = [row['config'] for row in accuracy['rows'] if Path(row.get('config', '')).name not in costs]
+    if missing:
+        sys.exit(f'{args.cost} has no row for {missing}: measure the same configs with measure.py --json.')
     figure, axes = plt.subplots(1, len(AXES), figsize=(10, 4), sharey=True, layout='constrained')
     for axis, (key, label) in zip(axes, AXES.items(), strict=True):
         for row in accuracy['rows']:

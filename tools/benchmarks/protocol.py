@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from rich.console import Console
 from rich.table import Table
 
@@ -106,7 +107,10 @@ class Benchmark:
     def _report(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         p, args = self.protocol, self.args
         said = dict(data=p.data, metric=p.metric, unit=p.unit, grid_length=args.grid_length, length=args.length)
-        device = f'cpu ({platform.machine()}), 1 thread'
+        if args.cfg_options:
+            said['cfg_options'] = args.cfg_options
+        name = torch.cuda.get_device_name() if get_device() == 'cuda' else f'{platform.machine()}, 1 thread'
+        device = f'{get_device()} ({name})'
         return dict(device=device, torch=torch.__version__, protocol=dict(**said, seeds=args.seeds), rows=rows)
 
     def compare(self) -> list[dict[str, Any]]:
@@ -167,8 +171,12 @@ class Benchmark:
             net.auxiliary.update(changed)
         cfg.optim_wrapper.optimizer.lr = run.lr
         cfg.randomness = dict(seed=run.seed)
-        self._folder(run).mkdir(parents=True, exist_ok=True)
-        cfg.dump(self._folder(run) / 'config.py')
+        cfg.merge_from_dict(self.args.cfg_options or {})
+        path = self._folder(run) / 'config.py'
+        if path.exists() and Config.fromfile(path).to_dict() != cfg.to_dict():
+            sys.exit(f'{path.parent} holds a run with other settings: delete it, or choose another --work-dir.')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cfg.dump(path)
 
     def _score(self, run: Run) -> float | None:
         """The score at the end of a run that is done, else None."""
@@ -185,8 +193,6 @@ class Benchmark:
             return done
         config = str(folder / 'config.py')
         command = [sys.executable, str(ROOT / 'tools/train.py'), config, '--work-dir', str(folder), '--resume']
-        if self.args.cfg_options:
-            command += ['--cfg-options', *self.args.cfg_options]
         env = {**os.environ, 'OMP_NUM_THREADS': '1'}
         with (folder / 'output.txt').open('a') as out:
             code = subprocess.run(
@@ -211,6 +217,6 @@ def _parse_args(protocol: Protocol, description: str, work_dir: str) -> argparse
     parser.add_argument('--length', type=int, default=protocol.length, help=f'{protocol.unit} of a tested run')
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time, each on one thread')
     parser.add_argument('--work-dir', type=Path, default=Path(work_dir))
-    parser.add_argument('--cfg-options', nargs='*', default=[], help='handed to every run, e.g. for another device')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of every run')
     parser.add_argument('--json', type=Path, help='file to write the rows to')
     return parser.parse_args()

@@ -34,8 +34,8 @@ class STL10(ArrayDataset):
         num_images, rest = divmod(pixels.size, int(np.prod(SHAPE)))
         if rest or not num_images:
             raise ValueError(
-                f'{images_path} has {pixels.size} bytes, which is no multiple of the {np.prod(SHAPE)} of an image: it '
-                'is cut off, or another file.'
+                f'{images_path} has {pixels.size} bytes, but images take {np.prod(SHAPE)} each: it is cut off, or '
+                'another file.'
             )
         if labels.size != num_images:
             raise ValueError(f'{labels_path} holds {labels.size} labels for the {num_images} images of {images_path}.')

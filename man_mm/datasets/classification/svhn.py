@@ -36,7 +36,8 @@ class SVHN(ArrayDataset):
             ) from None
         images, labels = content.get('X'), content.get('y')
         if not _is_images(images) or labels is None or labels.size != images.shape[3]:
-            found = {key: getattr(value, 'shape', None) for key, value in content.items() if not key.startswith('__')}
+            arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
+            found = {key: (value.shape, str(value.dtype)) for key, value in arrays.items()}
             raise ValueError(
                 f'{path} must hold X (32, 32, 3, N), uint8, and y (N, 1), but holds {found}: it is another file, e.g. '
                 'of the uncropped format 1.'
@@ -47,6 +48,6 @@ class SVHN(ArrayDataset):
 
 
 def _is_images(images: Any) -> bool:
-    return (
-        isinstance(images, np.ndarray) and images.shape[:3] == (32, 32, 3) and images.ndim == 4 and images.dtype == 'u1'
-    )
+    if not isinstance(images, np.ndarray) or images.ndim != 4:
+        return False
+    return images.shape[:3] == (32, 32, 3) and images.dtype == np.uint8 and images.size > 0
