@@ -1,5 +1,5 @@
-# CIFAR-10: data/cifar10/cifar-10-batches-py. Re-packed files have other checksums: set check_md5=False in the data sets,
-# e.g. --cfg-options train_dataloader.dataset.check_md5=False val_dataloader.dataset.check_md5=False.
+# CIFAR-10: data/cifar10/cifar-10-batches-py. Re-packed files have other checksums: set check_md5=False wherever data is
+# loaded, e.g. --cfg-options train_dataloader.dataset.check_md5=False val_dataloader.dataset.check_md5=False.
 dataset_type = 'man_mm.CIFAR10'
 data_preprocessor = dict(
     num_classes=10,

@@ -116,6 +116,35 @@ def test_private_heads_of_one_kind_start_from_weights_of_their_own():
     assert all(not torch.equal(a, b) for i, a in enumerate(heads) for b in heads[:i])
 
 
+def test_a_private_head_of_another_width_is_drawn_afresh_in_every_layer():
+    head = dict(type='StackedLinearClsHead', num_classes=10, in_channels=16, mid_channels=[12], init_cfg=None)
+    model = make(classifier('dgl', 4, model=dict(head=head)))
+    heads = [*(auxiliary.heads.head for auxiliary in model.backbone.auxiliaries), model.head]
+    for layer in ('layers.0.fc', 'layers.1.fc'):
+        weights = [own.get_submodule(layer).weight.flatten()[:10] for own in heads]
+        assert all(not torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i])
+
+
+def test_a_head_that_does_not_say_what_it_reads_is_refused_where_it_would_read_another_width():
+    head = dict(type='CSRAClsHead', num_classes=10, in_channels=16, num_heads=1, lam=0.1)
+    with pytest.raises(ValueError, match='CSRAClsHead has no linear layer that reads its unknown number of input'):
+        make(classifier('dgl', 4, model=dict(head=head, neck=None)))
+
+
+def test_the_models_own_head_cannot_read_a_narrower_modules_output():
+    with pytest.raises(ValueError, match=r"the model's head reads 16 channels, the output of module 0 .* has 4"):
+        make(classifier('man', 4, head='shared', bank_vectors=False, units_per_stage=0))
+
+
+@pytest.mark.parametrize(('num_modules', 'notes'), [(2, 1), (7, 0)])
+def test_a_bank_without_a_vector_to_give_is_said_once(num_modules, notes, monkeypatch):
+    said = []
+    monkeypatch.setattr('man_mm.auxiliary.slm.print_log', lambda message, **_: said.append(message))
+    model = make(classifier('man', num_modules))
+    assert [message[:27] for message in said] == ['auxiliary.bank_vectors=True'] * notes
+    assert any(unit.pooled for unit in model.backbone.banked.values()) is not bool(notes)
+
+
 def test_what_the_bank_holds_changes_the_losses_of_later_modules_alone():
     losses = []
     for scale in (1.0, -1.0):
