@@ -162,6 +162,10 @@ class Benchmark:
         """Where a run keeps its logs and checkpoints."""
         return self.args.work_dir / run.name(self.protocol.unit)
 
+    def _config(self, run: Run) -> Path:
+        """Its config, beside the folder, into which the runner writes what it makes of it."""
+        return self.args.work_dir / f'{self._folder(run).name}.py'
+
     def _write_config(self, run: Run) -> None:
         method, changed = self.protocol.variants.get(run.method, (run.method, {}))
         cfg = Config.fromfile(ROOT / 'configs' / self.protocol.configs[method])
@@ -172,10 +176,10 @@ class Benchmark:
         cfg.optim_wrapper.optimizer.lr = run.lr
         cfg.randomness = dict(seed=run.seed)
         cfg.merge_from_dict(self.args.cfg_options or {})
-        path = self._folder(run) / 'config.py'
+        path = self._config(run)
         if path.exists() and Config.fromfile(path).to_dict() != cfg.to_dict():
-            sys.exit(f'{path.parent} holds a run with other settings: delete it, or choose another --work-dir.')
-        path.parent.mkdir(parents=True, exist_ok=True)
+            sys.exit(f'{path} has other settings: delete it and the folder beside it, or choose another --work-dir.')
+        self._folder(run).mkdir(parents=True, exist_ok=True)
         cfg.dump(path)
 
     def _score(self, run: Run) -> float | None:
@@ -191,8 +195,8 @@ class Benchmark:
         folder, done = self._folder(run), self._score(run)
         if done is not None:
             return done
-        config = str(folder / 'config.py')
-        command = [sys.executable, str(ROOT / 'tools/train.py'), config, '--work-dir', str(folder), '--resume']
+        script, config = str(ROOT / 'tools/train.py'), str(self._config(run))
+        command = [sys.executable, script, config, '--work-dir', str(folder), '--resume']
         env = {**os.environ, 'OMP_NUM_THREADS': '1'}
         with (folder / 'output.txt').open('a') as out:
             code = subprocess.run(
