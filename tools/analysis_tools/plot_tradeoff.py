@@ -41,7 +41,7 @@ def main() -> None:
             axis.errorbar(x, y, spread, fmt='o', capsize=3, color='black' if row['method'] == 'bp' else None)
             axis.annotate(row['method'], (x, y), xytext=(6, 4), textcoords='offset points')
         axis.set_xlabel(label)
-        axis.margins(0.15)
+        axis.margins(x=0.25, y=0.15)
         axis.grid(alpha=0.3)
     protocol = accuracy['protocol']
     axes[0].set_ylabel(f'test {protocol["metric"]}')

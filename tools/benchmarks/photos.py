@@ -1,7 +1,8 @@
 """A narrow EDSR, x2 or x4, by back-propagation and locally, on the photographs, by a short protocol; see protocol.py.
 
 The learning rates are compared on crops of the last six training photographs, which no run trains on; `test` means the
-validation photographs, whole.
+validation photographs, whole. x4 starts, as EDSR does, from the weights of x2 by the same method and seed, and takes one
+learning rate, x2's.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 from mmengine.config import Config
 from protocol import Benchmark, Protocol, Run
 
+WORK_DIR = 'work_dirs/photos_x{}'
 HELD_OUT = 6
 """Training photographs, the last by name, that are left out of training."""
 VARIANTS = {
@@ -36,8 +38,20 @@ def split_annotations(folder: Path) -> tuple[Path, Path]:
     return train, val
 
 
+def weights_of_x2(run: Run) -> str:
+    """The checkpoint at the end of the same method's run at x2."""
+    folder = Path(WORK_DIR.format(2)).resolve()
+    pattern = f'{run.method}_lr*_seed{run.seed}_test_*iters/iter_*.pth'
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        sys.exit(f'x4 starts from x2: {folder / pattern} should be one file, but there are {len(found)}.')
+    return str(found[0])
+
+
 def prepare(scale: int, cfg: Config, run: Run) -> None:
     """Train on all but the held-out photographs; score on those, or on the validation photographs."""
+    if scale == 4:
+        cfg.load_from = weights_of_x2(run)
     train, val = split_annotations(Path('data/photos/train').resolve())
     cfg.train_dataloader.dataset.ann_file = str(train)
     if run.split == 'val':
@@ -61,7 +75,7 @@ def protocol(scale: int) -> Protocol:
         configs=configs,
         variants={name: ('man-k16', changed) for name, changed in VARIANTS.items()},
         prepare=partial(prepare, scale),
-        lrs=(3e-4, 1e-3, 3e-3),
+        lrs={2: (3e-4, 1e-3, 3e-3), 4: (1e-3,)}[scale],
         grid_length=300,
         length=2000,
         seeds=(0,),
@@ -72,4 +86,4 @@ if __name__ == '__main__':
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument('--scale', type=int, choices=(2, 4), default=2)
     known, sys.argv[1:] = first.parse_known_args()
-    Benchmark(protocol(known.scale), __doc__, f'work_dirs/photos_x{known.scale}').main()
+    Benchmark(protocol(known.scale), __doc__, WORK_DIR.format(known.scale)).main()

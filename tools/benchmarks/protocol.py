@@ -114,20 +114,21 @@ class Benchmark:
         return dict(device=device, torch=torch.__version__, protocol=dict(**said, seeds=args.seeds), rows=rows)
 
     def compare(self) -> list[dict[str, Any]]:
-        """Choose each method's learning rate, train it with every seed; a row per method."""
+        """Choose each method's learning rate, unless there is but one; train with every seed. A row per method."""
         args, first = self.args, self.args.seeds[0]
+        lrs = args.lrs if len(args.lrs) > 1 else []
 
         def trial(method: str, lr: float) -> Run:
             return Run(method, lr, first, 'val', args.grid_length)
 
-        grid = self.train_all(trial(m, lr) for lr in args.lrs for m in args.methods)
-        best = {m: max(args.lrs, key=lambda lr, m=m: grid[trial(m, lr)]) for m in args.methods}
+        grid = self.train_all(trial(m, lr) for lr in lrs for m in args.methods)
+        best = {m: max(args.lrs, key=lambda lr, m=m: grid.get(trial(m, lr), 0.0)) for m in args.methods}
         tested = self.train_all(Run(m, best[m], s, 'test', args.length) for s in args.seeds for m in args.methods)
         return [
             dict(
                 method=m,
                 config=f'configs/{self.protocol.configs[m]}',
-                val_by_lr={f'{lr:g}': grid[trial(m, lr)] for lr in args.lrs},
+                val_by_lr={f'{lr:g}': grid[trial(m, lr)] for lr in lrs},
                 lr=best[m],
                 test_by_seed={str(s): tested[Run(m, best[m], s, 'test', args.length)] for s in args.seeds},
             )
