@@ -1,8 +1,8 @@
 """A narrow EDSR, x2 or x4, by back-propagation and locally, on the photographs, by a short protocol; see protocol.py.
 
 The learning rates are compared on crops of the last six training photographs, which no run trains on; `test` means the
-validation photographs, whole. x4 starts, as EDSR does, from the weights of x2 by the same method and seed, and takes one
-learning rate, x2's.
+validation photographs, whole. x4 starts, as EDSR does, from the weights of x2 by the same method and seed, and takes
+one learning rate, x2's.
 """
 
 import argparse

@@ -197,7 +197,9 @@ class Benchmark:
         if done is not None:
             return done
         script, config = str(ROOT / 'tools/train.py'), str(self._config(run))
-        command = [sys.executable, script, config, '--work-dir', str(folder), '--resume']
+        command = [sys.executable, script, config, '--work-dir', str(folder)]
+        if (folder / 'last_checkpoint').exists():  # else it would drop the config's load_from
+            command.append('--resume')
         env = {**os.environ, 'OMP_NUM_THREADS': '1'}
         with (folder / 'output.txt').open('a') as out:
             code = subprocess.run(
