@@ -14,7 +14,9 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 
 from man_mm.engine import LocalAmpOptimWrapper, LocalOptimWrapper
 
-from ..training import assert_equal, gradients, trainer
+from ..restoration import batch as pairs
+from ..restoration import editor, make
+from ..training import Trainer, assert_equal, gradients, trainer
 
 CLOSE = dict(rtol=1e-5, atol=1e-8)  # the scale is a power of two
 SCALE = dict(init_scale=2.0**10, growth_interval=1000)
@@ -103,3 +105,11 @@ def test_the_scaler_is_saved_and_loaded():
 def test_eager_step_is_refused():
     with pytest.raises(ValueError, match=r'eager_step=True does not go with LocalAmpOptimWrapper'):
         amp_trainer(eager_step=True)
+
+
+@pytest.mark.parametrize('net', ['edsr', 'swinir'])
+def test_super_resolution_trains_in_low_precision(net):
+    run = Trainer(make(editor(net, 3)), LocalAmpOptimWrapper, loss_scale=dict(SCALE), dtype='bfloat16')
+    run.step(pairs())
+    assert set(run.gradients) == {name for name, _ in run.model.named_parameters()}
+    assert all(grad.isfinite().all() for grad in run.gradients.values())
