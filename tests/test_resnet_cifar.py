@@ -70,7 +70,7 @@ def test_weights_start_as_in_the_papers():
 
 @pytest.mark.parametrize('depth', [18, 31, 33, 2, '32', 32.5])
 def test_a_depth_that_is_not_6n_plus_2_is_refused(depth):
-    with pytest.raises(ValueError, match=r'backbone\.depth=.* must be 6n \+ 2: 8, 14, 20, 32'):
+    with pytest.raises(ValueError, match=r'backbone\.depth=.* must be 6n \+ 2, up to 1202: 8, 14, 20, 32'):
         build(dict(RESNET32, depth=depth), scope='mmpretrain')
 
 

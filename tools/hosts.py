@@ -3,11 +3,15 @@
 import argparse
 import sys
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+import cv2
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 __all__ = ['Host', 'host_of']
 
@@ -19,6 +23,7 @@ class Host:
 
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
+        self.show_dir: Path | None = None
 
     def set_loader_defaults(self) -> None:
         """Set what the data loaders leave open."""
@@ -34,6 +39,9 @@ class Host:
     def dump(self, path: str) -> Any:
         """The metric that writes predictions to `path`, for `--out`."""
         return DumpResults(path)
+
+    def watch(self, runner: Runner) -> None:
+        """Add what looks at the test of `runner`, if anything does."""
 
     def _refuse(self, option: str) -> None:
         sys.exit(f'{option} is known for {sorted(HOSTS)}, not for default_scope={self.cfg.get("default_scope")!r}.')
@@ -108,22 +116,34 @@ class Editing(Host):
     """MMagic: images in, images out."""
 
     def show(self, args: argparse.Namespace) -> None:
-        """See `Host.show`: the predicted images alone, under the names of their inputs."""
+        """See `Host.show`."""
         if args.show:
             sys.exit('--show has no window for MMagic: use --show-dir.')
-        self.cfg.visualizer = dict(
-            type='ConcatImageVisualizer',
-            fn_key='gt_path',
-            img_keys=['pred_img'],
-            bgr2rgb=True,
-            vis_backends=[dict(type='LocalVisBackend', save_dir=args.show_dir, img_save_dir='.')],
-        )
-        painter = dict(type='BasicVisualizationHook', interval=1, on_val=False)
-        self.cfg.custom_hooks = [*self.cfg.get('custom_hooks', []), painter]
+        self.show_dir = Path(args.show_dir)
+
+    def watch(self, runner: Runner) -> None:
+        """See `Host.watch`: write the predicted images, if `show` was called."""
+        if self.show_dir is not None:
+            runner.register_hook(ImageWriter(self.show_dir))
 
     def dump(self, path: str) -> Any:
         """See `Host.dump`."""
         sys.exit('--out is not served for MMagic, whose predictions are images: use --show-dir.')
+
+
+class ImageWriter(Hook):
+    """Writes what a test predicts to `folder/DATA SET/NAME.png`, NAME being that of the true image's file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Write a batch: images (C, H, W) of 0 to 255, blue first."""
+        folder = self.folder / runner.test_loop.dataloader.dataset.metainfo['dataset_type']
+        folder.mkdir(parents=True, exist_ok=True)
+        for sample in outputs:
+            image = sample.output.pred_img.permute(1, 2, 0).clamp(0, 255).round().byte().numpy()
+            cv2.imwrite(str(folder / f'{Path(sample.gt_path).stem}.png'), image)
 
 
 HOSTS = {'mmdet': Detection, 'mmpretrain': Classification, 'mmagic': Editing}

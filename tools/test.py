@@ -40,6 +40,7 @@ def main() -> None:
         host.augment_at_test()
     metric = host.dump(args.out) if args.out else None
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    host.watch(runner)
     if metric is not None:
         runner.test_evaluator.metrics.append(metric)
     runner.test()

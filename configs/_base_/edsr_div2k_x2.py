@@ -18,6 +18,7 @@ div2k_valid = dict(
 )
 val_dataloader = dict(_delete_=True, **div2k_valid)
 test_dataloader = [_base_.set5_dataloader, _base_.set14_dataloader, div2k_valid]
+work_dir = experiment_name = None  # upstream gives every run of a scale one folder
 custom_hooks = []  # upstream paints every validation image; `test.py --show-dir` writes images when asked
 default_hooks = dict(
     checkpoint=dict(out_dir=None),  # into the run's own folder, where --resume looks

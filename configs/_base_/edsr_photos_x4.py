@@ -37,6 +37,7 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=2000, T_max=2000, eta_min_ratio=0.01),
 ]
 train_cfg = dict(max_iters=2000, val_interval=2000)
+work_dir = experiment_name = None  # upstream gives every run of a scale one folder
 custom_hooks = []
 default_hooks = dict(
     checkpoint=dict(out_dir=None, interval=500, max_keep_ckpts=1, save_best=None),

@@ -11,3 +11,4 @@ model = dict(
 optim_wrapper = dict(type='man_mm.LocalOptimWrapper')
 custom_hooks = [dict(type='man_mm.FeatureBankHook')]
 find_unused_parameters = True
+load_from = 'work_dirs/edsr_x2_man_k16_div2k/iter_300000.pth'

@@ -10,7 +10,8 @@ def read_scalars(work_dir: str | Path) -> tuple[list[dict], list[dict]]:
     """Read the newest `scalars.json` below a work folder of MMEngine's runner.
 
     Returns:
-        The rows logged in training (`step` counts iterations) and in validation (`step` counts epochs), in order.
+        The rows logged in training (`step` counts iterations) and in validation (`step` counts epochs, or
+        iterations where the config has `log_metric_by_epoch=False`), in order.
 
     Raises:
         FileNotFoundError: If the folder holds no such file.

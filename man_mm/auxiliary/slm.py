@@ -161,6 +161,10 @@ def _own_tail(tail: str | dict[str, Any], paths: tuple[str, ...]) -> tuple[str, 
         unknown = sorted(set(tail) - set(paths))
         if unknown:
             raise ValueError(f'auxiliary.tail names {unknown}, but the layers behind the last unit are {list(paths)}.')
+        if not tail or not all(cfg is None or (isinstance(cfg, dict) and 'type' in cfg) for cfg in tail.values()):
+            raise ValueError(
+                f'auxiliary.tail={tail!r} must map layers, some of {list(paths)}, to configs with a type, or to None.'
+            )
         return tuple(path for path in paths if path not in tail)
     if tail not in ('private', 'shared'):
         raise ValueError(f"auxiliary.tail={tail!r} must be 'private', 'shared', or a dict from a layer to a config.")

@@ -34,7 +34,7 @@ class TransparentWrapper(BaseModule):
         stored = {key for key in state_dict if key.startswith(prefix + AUXILIARIES)}
         for key in [key for key in state_dict if key.startswith(prefix) and key not in stored]:
             state_dict[prefix + INNER + key[len(prefix) :]] = state_dict.pop(key)
-        if stored != {f'{prefix}{AUXILIARIES}{key}' for key in self.auxiliaries.state_dict()}:
+        if not self._fit(stored, prefix + AUXILIARIES):
             if stored:
                 print_log(
                     'LocalBackbone: the checkpoint was trained with another num_modules, partition or auxiliary; its '
@@ -42,17 +42,24 @@ class TransparentWrapper(BaseModule):
                     logger='current',
                     level=logging.WARNING,
                 )
-            self._replace_auxiliaries(state_dict, prefix, stored)
+            for key in stored:
+                del state_dict[key]
+        self._mirror_missing(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _replace_auxiliaries(self, state_dict: dict[str, Any], prefix: str, stored: set[str]) -> None:
-        """Drop the stored auxiliaries; what ours mirror comes from the backbone in `state_dict`."""
-        for key in stored:
-            del state_dict[key]
+    def _fit(self, stored: set[str], prefix: str) -> bool:
+        """Whether `stored` are auxiliaries of this partition; ours may have more layers (EDSR x4 starts from x2)."""
+        own = {prefix + key for key in self.auxiliaries.state_dict()}
+        modules = [{key[len(prefix) :].split('.')[0] for key in keys} for keys in (stored, own)]
+        return stored <= own and modules[0] == modules[1]
+
+    def _mirror_missing(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """What auxiliaries mirror and `state_dict` lacks comes from the backbone in it."""
         for module, auxiliary in enumerate(self.auxiliaries):
             for name, source in auxiliary.mirrored_keys().items():
                 if prefix + INNER + source in state_dict:
-                    state_dict[f'{prefix}{AUXILIARIES}{module}.{name}'] = state_dict[prefix + INNER + source]
+                    key = f'{prefix}{AUXILIARIES}{module}.{name}'
+                    state_dict.setdefault(key, state_dict[prefix + INNER + source])
 
     def __getattr__(self, name: str) -> Any:
         try:

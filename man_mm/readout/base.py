@@ -119,8 +119,8 @@ class Readout:
         """Raise ValueError if the host cannot serve what `auxiliary` asks for."""
         if auxiliary.shared_head_grad != 'sum' and not self.shared_parameters(auxiliary):
             print_log(
-                f'auxiliary.shared_head_grad={auxiliary.shared_head_grad!r} has nothing to act on: neck and heads are '
-                'private.',
+                f'auxiliary.shared_head_grad={auxiliary.shared_head_grad!r} has nothing to act on: neck, heads and '
+                "tail are the auxiliary's own.",
                 logger='current',
                 level=logging.WARNING,
             )

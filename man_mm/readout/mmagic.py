@@ -24,8 +24,14 @@ class EditorReadout(Readout):
         """See `Readout.check`.
 
         Raises:
-            ValueError: If the model has a training step of its own, as those with a discriminator do.
+            ValueError: If the model has a training step of its own, as those with a discriminator do, or `auxiliary`
+                asks for a neck or a classifier.
         """
+        if auxiliary.neck is not None or auxiliary.head == 'private':
+            raise ValueError(
+                f'{type(self.host).__name__} has neither neck nor heads: auxiliary.neck must be left out, and '
+                f'{type(auxiliary).__name__} with a private head is for classification. man_mm.SLM serves it.'
+            )
         super().check(auxiliary)
         if type(self.host).train_step is not BaseModel.train_step:
             raise ValueError(

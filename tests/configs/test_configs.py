@@ -152,6 +152,16 @@ def test_local_config_differs_from_its_twin_only_by_local_learning(name):
     assert {**local.model, **without} == {**twin.model, **without}
 
 
+@pytest.mark.parametrize('name', [name for name in CONFIGS if 'edsr' in name or 'swinir' in name])
+def test_runs_of_super_resolution_do_not_share_a_folder_and_start_from_their_own_x2(name):
+    cfg = load(name)
+    assert cfg.work_dir is None and cfg.default_hooks.checkpoint.out_dir is None
+    if cfg.get('load_from'):
+        parts = Path(name).stem.split('_')
+        assert cfg.load_from == f'work_dirs/{"_".join(["edsr", "x2", *parts[2:]])}/iter_300000.pth'
+    assert bool(cfg.get('load_from')) == ('div2k' in name and '_x2_' not in name)
+
+
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_leaf_is_short_and_its_folder_lists_it(name):
     path = ROOT / 'configs' / name

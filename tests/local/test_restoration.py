@@ -9,7 +9,8 @@ import torch
 from man_mm.local import unroll
 
 from ..models import build
-from ..restoration import EDSR, NETS, SWINIR, editor, make
+from ..restoration import EDSR, NETS, SWINIR, batch, editor, make
+from ..training import Trainer
 
 VARIANTS = {
     'edsr x2': EDSR,
@@ -71,6 +72,22 @@ def test_copies_of_a_model_are_whole(net, tail):
         known = {id(p) for p in twin.parameters()}
         assert all(id(p) in known for slm in twin.generator.auxiliaries for p in slm.shared_parameters())
         assert torch.equal(output(twin), output(model))
+        run = Trainer(twin)
+        run.step(batch())
+        assert set(run.gradients) == {name for name, _ in twin.named_parameters()}
+
+
+@pytest.mark.parametrize('net', NETS)
+def test_images_under_autocast_are_as_precise_as_the_networks_own(net):
+    generator = make(editor(net, 3)).generator.eval()
+    described = generator.unrolled
+    with torch.autocast('cpu', torch.bfloat16):
+        expected = generator.backbone(images())
+        got = described.finish(
+            generator.backbone, *described.run(generator.backbone, 0, len(described.units), images())
+        )
+    assert got.dtype == expected.dtype == torch.float32
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
 def test_an_slm_is_one_block_and_the_tail():

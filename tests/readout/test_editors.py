@@ -14,6 +14,7 @@ LIGHT = dict(
     upsample=dict(type='pixel_shuffle', in_channels=8, out_channels=3, scale_factor=2, upsample_kernel=3),
     conv_last=None,
 )
+FPN = dict(type='mmdet.FPN', in_channels=[8], out_channels=8, num_outs=1)
 TAILS = {'private': 'private', 'shared': 'shared', 'light': LIGHT}
 
 
@@ -114,7 +115,13 @@ def test_a_shared_tail_has_no_weights_of_its_own_and_a_light_one_others():
 
 @pytest.mark.parametrize(
     ('tail', 'message'),
-    [('common', "tail='common' must be"), (dict(upsampel=None), r"names \['upsampel'\], .*'upsample'"), (3, 'tail=3')],
+    [
+        ('common', "tail='common' must be"),
+        (dict(upsampel=None), r"names \['upsampel'\], .*'upsample'"),
+        (3, 'tail=3'),
+        ({}, 'tail={} must map'),
+        (dict(conv_last='x'), 'must map layers, some of'),
+    ],
 )
 def test_a_tail_that_is_none_is_refused(tail, message):
     with pytest.raises(ValueError, match=message):
@@ -159,6 +166,26 @@ def test_weights_of_x2_start_x4_with_its_slms():
     slm = large.generator.auxiliaries[1].layers
     for path in ('body.2.conv1', 'conv_after_body', 'upsample.0.upsample_conv'):
         assert torch.equal(slm.get_submodule(path).weight, small.generator.get_submodule(path).weight)
+
+
+@pytest.mark.parametrize(('first', 'second'), [(2, 3), (2, 4)])
+def test_trained_slms_of_x2_start_those_of_another_scale(first, second):
+    small, large = make(editor('edsr', 3, scale=first)), make(editor('edsr', 3, scale=second), seed=1)
+    for p in small.generator.auxiliaries.parameters():
+        torch.nn.init.normal_(p)
+    large.load_state_dict({k: v for k, v in small.state_dict().items() if 'upsample' not in k}, strict=False)
+    for ours, theirs in zip(large.generator.auxiliaries, small.generator.auxiliaries, strict=True):
+        for key, value in ours.layers.state_dict().items():
+            if 'upsample' not in key:
+                assert torch.equal(value, theirs.layers.state_dict()[key])
+
+
+@pytest.mark.parametrize(
+    'auxiliary', [dict(head='private'), dict(neck=dict(type='mmdet.FPN', in_channels=[8], out_channels=8, num_outs=1))]
+)
+def test_necks_and_private_heads_are_refused(auxiliary):
+    with pytest.raises(ValueError, match='BaseEditModel has neither neck nor heads'):
+        Trainer(make(editor('edsr', 2, auxiliary=auxiliary)))
 
 
 def test_a_model_with_a_training_step_of_its_own_is_refused():

@@ -58,5 +58,5 @@ def test_an_option_of_an_unknown_host_is_refused(checkpoint, options, tmp_path):
     )
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1] == (
-        "--tta is known for ['mmdet', 'mmpretrain'], not for default_scope='mmocr'."
+        "--tta is known for ['mmagic', 'mmdet', 'mmpretrain'], not for default_scope='mmocr'."
     )

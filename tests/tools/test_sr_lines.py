@@ -1,9 +1,15 @@
 """The command lines on a super-resolution config, run as a user runs them."""
 
+import re
+import shutil
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import DefaultScope
 
 from ..training import assert_equal
 from .test_command_lines import ROOT, python
@@ -46,7 +52,7 @@ def data(tmp_path):
     """Three training and two validation photographs."""
     names = ['a', 'b', 'c']
     draw(tmp_path / 'train', names, 64)
-    draw(tmp_path / 'val', ['x', 'y'], 40, seed=1)
+    draw(tmp_path / 'val', ['x.1', 'x.2'], 40, seed=1)
     (tmp_path / 'train/all.txt').write_text(''.join(f'{name}.png (64,64,3)\n' for name in names))
     return tmp_path
 
@@ -62,14 +68,15 @@ def last_line(result):
 def test_training_testing_and_the_written_images_go_together(data):
     done = train(data, data / 'run')
     assert done.returncode == 0, done.stderr
-    assert 'PSNR' in done.stdout + done.stderr
+    assert re.search(r'Iter\(val\).* PSNR: \d', done.stdout + done.stderr)
     shown, checkpoint = data / 'shown', data / 'run/iter_4.pth'
     arguments = (CONFIG, checkpoint, '--work-dir', data / 'test', '--show-dir', shown)
+    shutil.rmtree(data / 'train')  # a test needs none of it
     tested = python('test.py', *arguments, '--cfg-options', *options_for(data))
     assert tested.returncode == 0, tested.stderr
-    written = sorted(shown.rglob('*.png'))
-    assert [path.name[0] for path in written] == ['x', 'y']
-    assert all(cv2.imread(str(path)).shape == (40, 40, 3) for path in written)
+    written = sorted(shown.rglob('*'))
+    assert [str(path.relative_to(shown)) for path in written] == ['photos', 'photos/x.1.png', 'photos/x.2.png']
+    assert all(cv2.imread(str(path)).shape == (40, 40, 3) for path in written[1:])
 
 
 def test_the_written_image_is_the_prediction_channel_for_channel(data):
@@ -93,6 +100,14 @@ def test_a_resumed_run_ends_like_an_unbroken_one(data):
     assert train(data, data / 'broken', options=['train_cfg.max_iters=2', 'train_cfg.val_interval=2']).returncode == 0
     assert train(data, data / 'broken', '--resume').returncode == 0
     assert_equal(*(torch.load(data / run / 'iter_4.pth')['state_dict'] for run in ('broken', 'whole')))
+
+
+def test_each_config_has_a_folder_of_its_own(data):
+    for name in ('man/edsr_x2_man_k4_photos', 'bp/edsr_x2_bp_photos'):
+        options = [option.replace('.backbone', '') if '_bp_' in name else option for option in options_for(data)]
+        done = python('train.py', ROOT / f'configs/{name}.py', '--cfg-options', *options, cwd=data)
+        assert done.returncode == 0, done.stderr
+        assert (data / 'work_dirs' / name.split('/')[1] / 'iter_4.pth').exists()
 
 
 def test_missing_data_of_one_of_several_test_sets_is_named(data):
@@ -138,14 +153,22 @@ def test_an_empty_folder_is_named(data):
 
 
 def test_grey_transparent_and_16_bit_images_are_read_as_8_bit_colour(data):
-    for folder in ('HR', 'LR_bicubic/X2'):
-        files = [data / 'train' / folder / f'{name}.png' for name in 'abc']
-        images = [cv2.imread(str(file)) for file in files]
-        cv2.imwrite(str(files[0]), cv2.cvtColor(images[0], cv2.COLOR_BGR2GRAY))
-        cv2.imwrite(str(files[1]), cv2.cvtColor(images[1], cv2.COLOR_BGR2BGRA))
-        cv2.imwrite(str(files[2]), images[2].astype(np.uint16) * 257)
-    result = train(data, data / 'run')
-    assert result.returncode == 0, result.stderr
+    pipeline = Config.fromfile(CONFIG).val_dataloader.dataset.pipeline
+    with DefaultScope.overwrite_default_scope('mmagic'):
+        read = Compose(pipeline)
+    names = ['img_path', 'gt_path']
+    file = data / 'train/HR/a.png'
+    image = cv2.imread(str(file))
+    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    for stored, expected in (
+        (grey, np.repeat(grey[:, :, None], 3, axis=2)),
+        (cv2.cvtColor(image, cv2.COLOR_BGR2BGRA), image),
+        (image.astype(np.uint16) * 257, image),
+    ):
+        cv2.imwrite(str(file), stored)
+        got = read(dict.fromkeys(names, str(file)))['inputs']
+        assert got.dtype == torch.uint8
+        assert np.array_equal(got.permute(1, 2, 0).numpy(), expected[:, :, ::-1])  # red first
 
 
 @pytest.mark.parametrize('option', [('--show',), ('--out', 'predictions.pkl'), ('--tta',)])

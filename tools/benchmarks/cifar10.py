@@ -49,6 +49,7 @@ PROTOCOL = Protocol(
     grid_length=3,
     length=6,
     seeds=(0, 1, 2),
+    ablation_lr=0.1,
 )
 
 if __name__ == '__main__':

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from mmengine.config import Config
-from protocol import Benchmark, Protocol, Run
+from protocol import ROOT, Benchmark, Protocol, Run
 
-WORK_DIR = 'work_dirs/photos_x{}'
+X2_RUNS = ROOT / 'work_dirs/photos_x2'
 HELD_OUT = 6
 """Training photographs, the last by name, that are left out of training."""
 VARIANTS = {
@@ -23,36 +23,36 @@ VARIANTS = {
 }
 
 
-def split_annotations(folder: Path) -> tuple[Path, Path]:
+def split_annotations() -> tuple[Path, Path]:
     """Write the lists of crops to train on and of crops to choose settings by; return their paths."""
-    source = folder / 'meta_info_HR_sub.txt'
+    source = ROOT / 'data/photos/train/meta_info_HR_sub.txt'
     if not source.exists():
         sys.exit(f'{source} is missing: cut the training photographs by tools/dataset_tools/crop_pairs.py first.')
     lines = source.read_text().splitlines()
-    photos = sorted({line.split(' ')[0].rsplit('_s', 1)[0] for line in lines})
-    held_out = set(photos[-HELD_OUT:])
-    train, val = folder / 'benchmark_train.txt', folder / 'benchmark_val.txt'
+    photo_of = {line: line.split(' ')[0].rsplit('_s', 1)[0] for line in lines}
+    held_out = set(sorted(set(photo_of.values()))[-HELD_OUT:])
+    train, val = (ROOT / f'work_dirs/photos_{name}.txt' for name in ('train', 'val'))
+    train.parent.mkdir(exist_ok=True)
     for path, wanted in ((train, False), (val, True)):
-        kept = (line for line in lines if (line.split(' ')[0].rsplit('_s', 1)[0] in held_out) is wanted)
-        path.write_text('\n'.join(kept) + '\n')
+        path.write_text(''.join(f'{line}\n' for line in lines if (photo_of[line] in held_out) is wanted))
     return train, val
 
 
 def weights_of_x2(run: Run) -> str:
-    """The checkpoint at the end of the same method's run at x2."""
-    folder = Path(WORK_DIR.format(2)).resolve()
-    pattern = f'{run.method}_lr*_seed{run.seed}_test_*iters/iter_*.pth'
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        sys.exit(f'x4 starts from x2: {folder / pattern} should be one file, but there are {len(found)}.')
-    return str(found[0])
+    """The checkpoint at the end of the run at x2 by the same method, for a variant that which it varies, and seed."""
+    method = 'man-k16' if run.method in VARIANTS else run.method
+    pattern = f'{method}_lr*_seed{run.seed}_test_*iters/iter_*.pth'
+    ends = [path for path in X2_RUNS.glob(pattern) if path.parent.name.endswith(f'_test_{path.stem[5:]}iters')]
+    if len(ends) != 1:
+        sys.exit(f'x4 starts from x2: {X2_RUNS / pattern} should be the end of one run, but there are {len(ends)}.')
+    return str(ends[0])
 
 
 def prepare(scale: int, cfg: Config, run: Run) -> None:
     """Train on all but the held-out photographs; score on those, or on the validation photographs."""
     if scale == 4:
         cfg.load_from = weights_of_x2(run)
-    train, val = split_annotations(Path('data/photos/train').resolve())
+    train, val = split_annotations()
     cfg.train_dataloader.dataset.ann_file = str(train)
     if run.split == 'val':
         prefix = dict(img=f'LR_bicubic/X{scale}_sub', gt='HR_sub')
@@ -75,15 +75,16 @@ def protocol(scale: int) -> Protocol:
         configs=configs,
         variants={name: ('man-k16', changed) for name, changed in VARIANTS.items()},
         prepare=partial(prepare, scale),
-        lrs={2: (3e-4, 1e-3, 3e-3), 4: (1e-3,)}[scale],
+        lrs={2: (3e-4, 1e-3, 3e-3, 1e-2), 4: (3e-3,)}[scale],
         grid_length=300,
         length=2000,
         seeds=(0,),
+        ablation_lr=3e-3,
     )
 
 
 if __name__ == '__main__':
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument('--scale', type=int, choices=(2, 4), default=2)
-    known, sys.argv[1:] = first.parse_known_args()
-    Benchmark(protocol(known.scale), __doc__, WORK_DIR.format(known.scale)).main()
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument('--scale', type=int, choices=(2, 4), default=2)
+    scale = options.parse_known_args()[0].scale
+    Benchmark(protocol(scale), __doc__, f'work_dirs/photos_x{scale}', [options]).main()

@@ -12,7 +12,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,7 @@ class Protocol:
         grid_length: Length of a run that compares learning rates.
         length: Length of a run that is tested.
         seeds: Seeds of the runs that are tested; the first one is the grid's.
+        ablation_lr: Learning rate of the variants.
     """
 
     data: str
@@ -76,6 +77,7 @@ class Protocol:
     grid_length: int
     length: int
     seeds: tuple[int, ...]
+    ablation_lr: float
 
 
 class Benchmark:
@@ -85,11 +87,14 @@ class Benchmark:
         protocol: What to run.
         description: For `--help`.
         work_dir: Default folder of the runs.
+        parents: Parsers of options of the benchmark's own.
     """
 
-    def __init__(self, protocol: Protocol, description: str, work_dir: str) -> None:
+    def __init__(
+        self, protocol: Protocol, description: str, work_dir: str, parents: Sequence[argparse.ArgumentParser] = ()
+    ) -> None:
         self.protocol = protocol
-        self.args = _parse_args(protocol, description, work_dir)
+        self.args = _parse_args(protocol, description, work_dir, parents)
         self.args.work_dir = self.args.work_dir.resolve()
 
     def main(self) -> None:
@@ -212,12 +217,14 @@ class Benchmark:
         return done
 
 
-def _parse_args(protocol: Protocol, description: str, work_dir: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description)
+def _parse_args(
+    protocol: Protocol, description: str, work_dir: str, parents: Sequence[argparse.ArgumentParser]
+) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description, parents=parents)
     methods, variants = list(protocol.configs), list(protocol.variants)
     parser.add_argument('--methods', nargs='+', choices=methods, default=methods)
     parser.add_argument('--ablate', nargs='*', choices=variants, help='variants; all if none is named')
-    parser.add_argument('--ablation-lr', type=float, default=0.1, help='learning rate of the variants')
+    parser.add_argument('--ablation-lr', type=float, default=protocol.ablation_lr, help='their learning rate')
     parser.add_argument('--lrs', nargs='+', type=float, default=list(protocol.lrs))
     parser.add_argument('--seeds', nargs='+', type=int, default=list(protocol.seeds))
     parser.add_argument('--grid-length', type=int, default=protocol.grid_length, help=f'{protocol.unit} of the grid')

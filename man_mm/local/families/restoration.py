@@ -5,8 +5,10 @@ What `finish` adds, EDSR's long skip, lies before every cut, so it is what the f
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..unroll import Unit, Unrolled, register_unroll
@@ -62,7 +64,8 @@ def _swinir_stem(net: Any, x: Tensor) -> Tensor:
     if any(size % net.window_size for size in x.shape[2:]):
         raise ValueError(
             f'images of {x.shape[2]} x {x.shape[3]} px do not divide into the windows of SwinIRNet '
-            f'(backbone.window_size={net.window_size}): local learning needs a training patch whose size is a multiple.'
+            f'(backbone.window_size={net.window_size}): local learning needs training patches, and a probe_size, that '
+            'are multiples.'
         )
     return net.conv_first((x - net.mean.to(x)) * net.img_range)
 
@@ -104,8 +107,15 @@ class _Image:
         x = net.get_submodule('conv_after_body')(x) + taps[FIRST]
         for path in self.steps:
             x = net.get_submodule(path)(x)
-        mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        return x * std + mean
+        # in the precision of the weights, as upstream: under autocast x has a lower one
+        like = next(net.parameters())
+        return x * _constant(self.std, like.dtype, x.device) + _constant(self.mean, like.dtype, x.device)
+
+
+@cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A value for each channel (1, C, 1, 1), made once: a copy to a GPU would wait for it in every module."""
+    return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
 
 
 def _to_tokens(x: Tensor) -> Tensor:
