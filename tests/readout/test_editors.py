@@ -180,9 +180,7 @@ def test_trained_slms_of_x2_start_those_of_another_scale(first, second):
                 assert torch.equal(value, theirs.layers.state_dict()[key])
 
 
-@pytest.mark.parametrize(
-    'auxiliary', [dict(head='private'), dict(neck=dict(type='mmdet.FPN', in_channels=[8], out_channels=8, num_outs=1))]
-)
+@pytest.mark.parametrize('auxiliary', [dict(head='private'), dict(neck=FPN)])
 def test_necks_and_private_heads_are_refused(auxiliary):
     with pytest.raises(ValueError, match='BaseEditModel has neither neck nor heads'):
         Trainer(make(editor('edsr', 2, auxiliary=auxiliary)))
