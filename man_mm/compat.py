@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import sys
 from importlib import import_module
 
 import numpy as np
@@ -49,20 +50,20 @@ def restore_numpy_names() -> None:
 
 
 def read_config(path: str) -> Config:
-    """Read a config file.
+    """Read a config file, for a command line.
 
     Raises:
-        ModuleNotFoundError: If it inherits from MMagic, which is optional, and MMagic is not installed; says how to.
+        SystemExit: If it inherits from MMagic, which is optional, and MMagic is not installed; says how to install it.
     """
     try:
         return Config.fromfile(path)
     except ModuleNotFoundError as error:
         if 'mmagic' not in str(error):
             raise
-        raise ModuleNotFoundError(
+        sys.exit(
             f'{path} is a config for super-resolution, which needs MMagic: '
             'pip install -r requirements/sr.txt -c requirements/constraints.txt'
-        ) from error
+        )
 
 
 def prepare_cpu_processes(cfg: Config) -> None:

@@ -3,6 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+from mmengine.config import Config
+
+from man_mm.compat import read_config
+
 RUN = """
 import atexit, os
 from pathlib import Path
@@ -33,3 +38,21 @@ def test_no_thread_of_the_process_group_outlives_the_run():
     before, after = map(int, result.stdout.split())
     assert before > 0
     assert after == 0
+
+
+def test_without_mmagic_a_config_for_super_resolution_says_how_to_install_it(monkeypatch):
+    def missing(path):
+        raise ModuleNotFoundError('mmagic is not installed, please install mmagic manually')
+
+    monkeypatch.setattr(Config, 'fromfile', missing)
+    with pytest.raises(SystemExit, match=r'sr\.py is a config for super-resolution.* -r requirements/sr\.txt'):
+        read_config('configs/sr.py')
+
+
+def test_other_missing_modules_are_left_to_python(monkeypatch):
+    def missing(path):
+        raise ModuleNotFoundError("No module named 'other'")
+
+    monkeypatch.setattr(Config, 'fromfile', missing)
+    with pytest.raises(ModuleNotFoundError, match='other'):
+        read_config('configs/sr.py')

@@ -3,7 +3,6 @@
 import argparse
 import os
 import os.path as osp
-import sys
 
 from hosts import host_of
 from mmengine.config import Config, DictAction
@@ -28,10 +27,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config and merge the common arguments into it, as upstream does."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    try:
-        cfg = read_config(args.config)
-    except ModuleNotFoundError as error:
-        sys.exit(str(error))
+    cfg = read_config(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
