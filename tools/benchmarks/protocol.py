@@ -107,7 +107,16 @@ class Benchmark:
             table.add_row(row['method'], f'{row["lr"]:g}', f'{statistics.mean(values):.2f}', spread, str(len(values)))
         Console().print(table)
         if self.args.json:
-            self.args.json.write_text(json.dumps(self._report(rows), indent=1) + '\n')
+            self._write(self._report(rows))
+
+    def _write(self, report: dict[str, Any]) -> None:
+        """Write the JSON. Rows of other methods, made by the same protocol, stay in it."""
+        path, new = self.args.json, {row['method'] for row in report['rows']}
+        if path.exists():
+            old = json.loads(path.read_text())
+            if old['protocol'] == report['protocol']:
+                report['rows'] = [*(row for row in old['rows'] if row['method'] not in new), *report['rows']]
+        path.write_text(json.dumps(report, indent=1) + '\n')
 
     def _report(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         p, args = self.protocol, self.args
@@ -232,5 +241,5 @@ def _parse_args(
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time, each on one thread')
     parser.add_argument('--work-dir', type=Path, default=Path(work_dir))
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of every run')
-    parser.add_argument('--json', type=Path, help='file to write the rows to')
+    parser.add_argument('--json', type=Path, help='file to write the rows to; keeps those of other methods')
     return parser.parse_args()
