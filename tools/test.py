@@ -17,7 +17,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file path')
     parser.add_argument('--out', help='pickle file for the predictions, for offline evaluation')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='folder to paint predictions into; detection: below work_dir/timestamp')
+    parser.add_argument(
+        '--show-dir',
+        help='folder for painted predictions (detection: below work_dir/timestamp), or for the predicted images (MMagic)',
+    )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds between shown images')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: tta_model, tta_pipeline')
     args = parser.parse_args()

@@ -1,15 +1,3 @@
 # The module's output through the tail of the network, without the bank: local learning as it was before MAN.
-_base_ = '../bp/edsr_x2_bp_div2k.py'
-model = dict(
-    generator=dict(
-        _delete_=True,
-        type='man_mm.LocalBackbone',
-        backbone={{_base_.model.generator}},
-        num_modules=16,
-        bank=False,
-        auxiliary=dict(type='man_mm.SLM', units_per_stage=0),
-    )
-)
-optim_wrapper = dict(type='man_mm.LocalOptimWrapper')
-custom_hooks = [dict(type='man_mm.FeatureBankHook')]
-find_unused_parameters = True
+_base_ = '../man/edsr_x2_man_k16_div2k.py'
+model = dict(generator=dict(bank=False, auxiliary=dict(units_per_stage=0)))
