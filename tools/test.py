@@ -19,7 +19,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument(
         '--show-dir',
-        help='folder for painted predictions (detection: below work_dir/timestamp), or for the predicted images (MMagic)',
+        help='folder for painted predictions (detection: below work_dir/timestamp), or for predicted images (MMagic)',
     )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds between shown images')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: tta_model, tta_pipeline')

@@ -27,8 +27,8 @@ class SLM(Auxiliary):
     Args:
         init: `copy` starts from the weights of the mirrored units, also after a plain checkpoint is loaded;
             `random` from a fresh Kaiming initialisation.
-        units_per_stage: n_s in Eq. 4. 0 leaves the units out: the readout then sees the module's output as it is,
-            which only a readout that pools it can use.
+        units_per_stage: n_s in Eq. 4. 0 leaves the units out: what follows then sees the module's output as it is, which
+            a classifier that pools it and EDSR's tail can use.
         cut_stage: Whether a stage that the cut divides has units too; if not, the module's output stands for it.
         tail: The layers that `finish` applies behind the units, e.g. EDSR's upsampler: `private` for copies, `shared`
             for the backbone's own, which every local loss then trains (see `shared_head_grad`), or a dict from a
@@ -71,13 +71,6 @@ class SLM(Auxiliary):
         self.stood_for = _outputs_without_units(place, self.units)
         self.vectors = self._pooled_taps(place) if switch('auxiliary.bank_vectors', bank_vectors) else {}
         self.reads_pooled = bool(self.vectors)
-        if bank_vectors and not self.vectors and place.module == place.partition.num_modules - 2:
-            print_log(
-                'auxiliary.bank_vectors=True has nothing to act on: no stage that is not an output of the backbone '
-                'ends before the last auxiliary.',
-                logger='current',
-                level=logging.WARNING,
-            )
         self._widths = {} if self.units else self._width_without_units(place)
 
     def _pooled_taps(self, place: Place) -> dict[str, int]:
@@ -88,7 +81,15 @@ class SLM(Auxiliary):
                 "auxiliary.head='private'."
             )
         earlier = place.unrolled.units[: place.start]
-        return {unit.tap: place.shapes()[i][0] for i, unit in enumerate(earlier) if unit.pooled and unit.tap}
+        taps = {unit.tap: place.shapes()[i][0] for i, unit in enumerate(earlier) if unit.pooled and unit.tap}
+        if not taps and place.module == place.partition.num_modules - 2:  # the one that would have most: said once
+            print_log(
+                'auxiliary.bank_vectors=True has nothing to act on: no stage that is not an output of the backbone '
+                'ends before the last auxiliary.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        return taps
 
     def _width_without_units(self, place: Place) -> dict[int, int]:
         """A head that reads the channels of the backbone's last map is to read those of the module's output instead."""
