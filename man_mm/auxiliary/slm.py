@@ -27,8 +27,8 @@ class SLM(Auxiliary):
     Args:
         init: `copy` starts from the weights of the mirrored units, also after a plain checkpoint is loaded;
             `random` from a fresh Kaiming initialisation.
-        units_per_stage: n_s in Eq. 4. 0 leaves the units out: what follows then sees the module's output as it is, which
-            a classifier that pools it and EDSR's tail can use.
+        units_per_stage: n_s in Eq. 4. 0 leaves the units out: what follows then sees the module's output as it is,
+            which a classifier that pools it and EDSR's tail can use.
         cut_stage: Whether a stage that the cut divides has units too; if not, the module's output stands for it.
         tail: The layers that `finish` applies behind the units, e.g. EDSR's upsampler: `private` for copies, `shared`
             for the backbone's own, which every local loss then trains (see `shared_head_grad`), or a dict from a
