@@ -35,7 +35,10 @@ def _state(path: str) -> str | None:
         return None
     if not osp.exists(path):
         return 'does not exist'
-    return 'is an empty folder' if osp.isdir(path) and not os.listdir(path) else None
+    if not osp.isdir(path):
+        return None
+    with os.scandir(path) as entries:  # lazy: a folder may hold a hundred thousand images
+        return None if any(entries) else 'is an empty folder'
 
 
 def _sets(loader: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -7,7 +7,7 @@ one learning rate, x2's.
 
 import argparse
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from mmengine.config import Config
@@ -23,6 +23,7 @@ VARIANTS = {
 }
 
 
+@cache
 def split_annotations() -> tuple[Path, Path]:
     """Write the lists of crops to train on and of crops to choose settings by; return their paths."""
     source = ROOT / 'data/photos/train/meta_info_HR_sub.txt'
