@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .partition import Partition
 from .probe import probe
@@ -63,10 +63,16 @@ class Place:
 
 def unit_shapes(net: nn.Module, unrolled: Unrolled, size: tuple[int, int]) -> list[tuple[int, ...]]:
     """Shape of every unit's output, without the batch, for an image of `size` (height, width in px)."""
-    own, x = probe(net, size, 'meta')
+    try:
+        return _shapes(*probe(net, size, 'meta'), unrolled)
+    except RuntimeError:  # compiled operators, e.g. mmcv's deformable convolution, may know no device without data
+        return _shapes(*probe(net, size, 'cpu'), unrolled)
+
+
+def _shapes(net: nn.Module, x: Tensor, unrolled: Unrolled) -> list[tuple[int, ...]]:
     shapes = []
     with torch.no_grad():
         for unit in unrolled.units:
-            x = unit(own, x)
+            x = unit(net, x)
             shapes.append(tuple(x.shape[1:]))
     return shapes

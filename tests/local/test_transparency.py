@@ -9,6 +9,13 @@ from ..models import RESNET, batch, build, images, local_backbone, retinanet
 from ..training import assert_equal
 
 NARROW = dict(base_channels=8, norm_cfg=dict(type='BN'))
+REGNET = dict(type='RegNet', arch=dict(w0=8, wa=8, wm=2, group_w=4, depth=8, bot_mul=1.0), stem_channels=8)
+MOBILENET = dict(type='MobileNetV2', widen_factor=0.25)
+CONVNEXT = dict(arch=dict(depths=[2, 1, 2, 1], channels=[8, 16, 32, 64]), layer_scale_init_value=0.5)
+MAPS = dict(type='mmpretrain.ConvNeXt', gap_before_final_norm=False, out_indices=[0, 1, 2, 3], **CONVNEXT)
+HEADS = dict(depths=(2, 1, 2, 1), num_heads=(1, 2, 2, 4))
+SWIN = dict(type='SwinTransformer', embed_dims=8, window_size=2, drop_path_rate=0.0, **HEADS)
+PRETRAIN_SWIN = dict(type='SwinTransformer', arch=dict(embed_dims=8, **HEADS), window_size=2, drop_path_rate=0.0)
 CONTEXT = dict(cfg=dict(type='ContextBlock', ratio=0.25), stages=(False, True, True, False), position='after_conv3')
 DCN = dict(dcn=dict(type='DCNv2', deform_groups=1), stage_with_dcn=(False, True, True, True))
 MMDET = {
@@ -31,6 +38,10 @@ MMDET = {
     'one_output': {**RESNET, 'out_indices': (3,)},
     'three_stages': {**RESNET, 'num_stages': 3, 'strides': (1, 2, 2), 'dilations': (1, 1, 1), 'out_indices': (0, 2)},
     'dilated': {**RESNET, 'strides': (1, 2, 1, 1), 'dilations': (1, 1, 2, 4)},
+    'regnet': REGNET,
+    'regnet_frozen': {**REGNET, 'frozen_stages': 1, 'out_indices': (1, 3)},
+    'mobilenet': MOBILENET,
+    'mobilenet_frozen': {**MOBILENET, 'frozen_stages': 1, 'out_indices': (2, 4, 6), 'norm_eval': True},
 }
 PRETRAIN = {
     'pretrain_resnet18': dict(type='ResNet', depth=18, stem_channels=8, base_channels=8, norm_cfg=dict(type='BN')),
@@ -39,8 +50,35 @@ PRETRAIN = {
     'pretrain_se': dict(type='SEResNet', depth=50, se_ratio=4),
     'pretrain_cifar': dict(type='ResNet_CIFAR', depth=18, stem_channels=8, base_channels=8),
     'cifar': dict(type='man_mm.CIFARResNet', depth=14, base_channels=4),
+    'pretrain_regnet': REGNET,
+    'pretrain_mobilenet': MOBILENET,
 }
-BACKBONES = {**{k: (v, 'mmdet') for k, v in MMDET.items()}, **{k: (v, 'mmpretrain') for k, v in PRETRAIN.items()}}
+MMDET_NORMED = {
+    'convnext': MAPS,
+    'convnext_frozen': {**MAPS, 'frozen_stages': 1, 'out_indices': [0, 2]},
+    'convnext_v2': {**MAPS, 'use_grn': True, 'layer_scale_init_value': 0.0, 'linear_pw_conv': False},
+    'swin': SWIN,
+    'swin_frozen': {**SWIN, 'frozen_stages': 1, 'out_indices': (0, 2)},
+    'swin_positions': {**SWIN, 'use_abs_pos_embed': True, 'pretrain_img_size': 64, 'patch_norm': False},
+}
+PRETRAIN_NORMED = {
+    'pretrain_convnext': dict(type='ConvNeXt', **CONVNEXT),
+    'pretrain_convnext_pooled': dict(type='ConvNeXt', out_indices=[1, 3], **CONVNEXT),
+    'pretrain_swin': PRETRAIN_SWIN,
+    'pretrain_swin_padded': {**PRETRAIN_SWIN, 'window_size': 3, 'pad_small_map': True, 'out_indices': (1, 3)},
+}
+
+
+def scoped(mmdet, mmpretrain):
+    """Configs with the scope to build each in."""
+    return {**{k: (v, 'mmdet') for k, v in mmdet.items()}, **{k: (v, 'mmpretrain') for k, v in mmpretrain.items()}}
+
+
+BACKBONES = scoped(MMDET, PRETRAIN)
+NORMED = scoped(MMDET_NORMED, PRETRAIN_NORMED)
+"""Backbones that normalise each output: what they return is not what their stages make."""
+ALL = {**BACKBONES, **NORMED}
+MIRRORED = ['resnet18', 'resnetv1d', 'dcn', 'plugins', 'group_norm', 'pretrain_resnet18', 'mobilenet', *NORMED]
 NECKLESS = dict(type='man_mm.SLM')
 
 
@@ -51,7 +89,7 @@ def wrapped(cfg, num_modules, **auxiliary):
 
 def pair(name, num_modules, **auxiliary):
     """A plain backbone, and one of ours with other weights."""
-    cfg, scope = BACKBONES[name]
+    cfg, scope = ALL[name]
     return build(cfg, 0, scope), build(wrapped(cfg, num_modules, **auxiliary), 1, scope)
 
 
@@ -61,7 +99,7 @@ def own_keys(module):
 
 
 @pytest.mark.parametrize('num_modules', [1, 2, 5])
-@pytest.mark.parametrize('name', BACKBONES)
+@pytest.mark.parametrize('name', ALL)
 def test_outputs_and_keys_are_the_plain_backbones(name, num_modules):
     plain, ours = pair(name, num_modules)
     assert list(own_keys(ours)) == list(plain.state_dict())
@@ -74,12 +112,22 @@ def test_outputs_and_keys_are_the_plain_backbones(name, num_modules):
     assert_equal(own_keys(ours), dict(plain.state_dict()))  # running statistics moved alike
 
 
-@pytest.mark.parametrize('name', BACKBONES)
+def blocks_of_stages(net):
+    """How many blocks each stage of a plain backbone has, up to its last output; a lone layer is one."""
+    if hasattr(net, 'stages'):
+        stages = [getattr(stage, 'blocks', stage) for stage in net.stages]
+    else:
+        stages = [getattr(net, name) for name in getattr(net, 'res_layers', None) or net.layers]
+    return [len(stage) if hasattr(stage, '__len__') else 1 for stage in stages[: max(net.out_indices) + 1]]
+
+
+@pytest.mark.parametrize('name', ALL)
 def test_every_number_of_modules_up_to_the_number_of_units_builds(name):
-    cfg, scope = BACKBONES[name]
+    cfg, scope = ALL[name]
     plain = build(cfg, 0, scope)
-    most = 1 + sum(len(getattr(plain, layer)) for layer in plain.res_layers[: max(plain.out_indices) + 1])
-    frozen = 1 + len(plain.layer1) if plain.frozen_stages == 1 else 0
+    blocks = blocks_of_stages(plain)
+    most = 1 + sum(blocks)
+    frozen = 1 + blocks[0] if plain.frozen_stages == 1 else 0
     for num_modules in (2, most // 2, most):
         ours = build(wrapped(cfg, num_modules), 0, scope)
         assert ours.num_modules == min(num_modules, most - frozen)
@@ -88,7 +136,7 @@ def test_every_number_of_modules_up_to_the_number_of_units_builds(name):
         build(wrapped(cfg, most + 1), 0, scope)
 
 
-@pytest.mark.parametrize('name', ['resnet18', 'resnetv1d', 'dcn', 'plugins', 'group_norm', 'pretrain_resnet18'])
+@pytest.mark.parametrize('name', MIRRORED)
 def test_auxiliaries_start_from_the_loaded_weights(name):
     plain, ours = pair(name, 5)
     ours.load_state_dict(plain.state_dict())

@@ -7,12 +7,12 @@ from man_mm.local import StageOutputs, Unit, Unrolled, copy_layers, register_unr
 from man_mm.local.cost import activation_bytes
 
 from ..models import RESNET, build, images
-from .test_transparency import BACKBONES
+from .test_transparency import ALL
 
 
-@pytest.mark.parametrize('name', BACKBONES)
+@pytest.mark.parametrize('name', ALL)
 def test_running_all_units_and_finishing_is_the_backbones_forward(name):
-    net = build(BACKBONES[name][0], 0, BACKBONES[name][1])
+    net = build(ALL[name][0], 0, ALL[name][1])
     net.eval()
     described = unroll(net)
     x, taps = described.run(net, 0, len(described.units), images())
@@ -22,10 +22,12 @@ def test_running_all_units_and_finishing_is_the_backbones_forward(name):
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
-@pytest.mark.parametrize('name', BACKBONES)
+@pytest.mark.parametrize('name', ALL)
 def test_units_hold_every_layer_that_the_outputs_need_once(name):
-    net = build(BACKBONES[name][0], 0, BACKBONES[name][1])
-    owned = [id(p) for unit in unroll(net).units for path in unit.layers for p in net.get_submodule(path).parameters()]
+    net = build(ALL[name][0], 0, ALL[name][1])
+    described = unroll(net)
+    owned = [id(p) for unit in described.units for p in unit.parameters(net)]
+    owned += [id(p) for path in described.tail for p in net.get_submodule(path).parameters()]
     assert len(owned) == len(set(owned))
     sum(level.sum() for level in net(images())).backward()
     assert {id(p) for p in net.parameters() if p.grad is not None} <= set(owned)
@@ -46,7 +48,7 @@ def test_the_small_model_has_the_first_unit_behind_the_cut_of_every_remaining_st
     [
         (dict(type='Darknet', depth=53), 'mmdet'),
         (dict(type='DetectoRS_ResNet', depth=50, sac=None, stage_with_sac=(False,) * 4, output_img=True), 'mmdet'),
-        (dict(type='MobileNetV2'), 'mmpretrain'),
+        (dict(type='MobileNetV3'), 'mmpretrain'),
     ],
     ids=lambda value: value.get('type') if isinstance(value, dict) else value,
 )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..unroll import Unit, Unrolled, register_unroll
+from .tokens import to_map, to_tokens
 
 __all__: list[str] = []
 
@@ -79,10 +80,10 @@ class _OnTokens:
 
     def __call__(self, net: nn.Module, x: Tensor) -> Tensor:
         size = x.shape[2:]
-        tokens = x if self.embed else _to_tokens(x)
+        tokens = x if self.embed else to_tokens(x)
         for path in self.embed:
             tokens = net.get_submodule(path)(tokens)
-        return _to_map(net.get_submodule(self.layer)(tokens, tuple(size)), size)
+        return to_map(net.get_submodule(self.layer)(tokens, tuple(size)), size)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class _Image:
 
     def __call__(self, net: nn.Module, x: Tensor, taps: Mapping[str, Tensor]) -> Tensor:
         if self.norm is not None:
-            x = _to_map(net.get_submodule(self.norm)(_to_tokens(x)), x.shape[2:])
+            x = to_map(net.get_submodule(self.norm)(to_tokens(x)), x.shape[2:])
         x = net.get_submodule('conv_after_body')(x) + taps[FIRST]
         for path in self.steps:
             x = net.get_submodule(path)(x)
@@ -116,14 +117,6 @@ class _Image:
 def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """A value for each channel (1, C, 1, 1), made once: a copy to a GPU would wait for it in every module."""
     return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
-
-
-def _to_tokens(x: Tensor) -> Tensor:
-    return x.flatten(2).transpose(1, 2)
-
-
-def _to_map(tokens: Tensor, size: Any) -> Tensor:
-    return tokens.transpose(1, 2).unflatten(2, tuple(size))
 
 
 def _numbers(values: Tensor) -> tuple[float, ...]:

@@ -1,0 +1,143 @@
+"""RegNet, MobileNetV2, ConvNeXt and Swin in local training: random numbers, gradients, small models, refusals."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from man_mm.local import unroll
+
+from ..classification import batch as labelled
+from ..classification import classifier, make
+from ..models import FPN, batch, build, images, retinanet
+from ..training import SpyWrapper, Trainer, local_parameters, named, reached
+from .test_transparency import CONVNEXT, MAPS, MOBILENET, NORMED, PRETRAIN_SWIN, REGNET, SWIN, wrapped
+
+DROPPING = {
+    'convnext': (dict(MAPS, drop_path_rate=0.5), 'mmdet'),
+    'swin': (dict(SWIN, drop_path_rate=0.5, drop_rate=0.3, attn_drop_rate=0.3), 'mmdet'),
+    'pretrain_swin': (dict(PRETRAIN_SWIN, drop_path_rate=0.5, drop_rate=0.3, pad_small_map=True), 'mmpretrain'),
+}
+DETECTED = {
+    'regnet': (dict(REGNET, out_indices=(1, 2, 3)), [16, 32, 64]),
+    'mobilenet': (dict(MOBILENET, out_indices=(2, 4, 7)), [8, 24, 1280]),
+    'convnext': (dict(MAPS, out_indices=[1, 2, 3]), [16, 32, 64]),
+    'swin': (dict(SWIN, out_indices=(1, 2, 3)), [16, 32, 64]),
+    'swin_frozen': (dict(SWIN, out_indices=(1, 2, 3), frozen_stages=2), [16, 32, 64]),
+}
+
+
+def detector(name, is_local=True):
+    """A RetinaNet on the backbone, cut behind every unit, with nothing shared; or the plain one."""
+    net, widths = DETECTED[name]
+    neck = dict(FPN, in_channels=widths, start_level=0)
+    most = len(unroll(build(net)).units)
+    backbone = wrapped(net, most, neck=neck, head='private') if is_local else net
+    return build(dict(retinanet(None), backbone=backbone, neck=neck))
+
+
+def with_loss_graphs(model, data):
+    """The Trainer after one step, with the names of the parameters that the loss of each module reaches, and it."""
+    losses = {}
+
+    def before(loss, module):
+        losses[module] = reached(loss, model), loss.detach()
+
+    run = Trainer(model, SpyWrapper, before=before)
+    run.step(data)
+    return run, losses
+
+
+@pytest.mark.parametrize('name', DROPPING)
+def test_units_in_training_draw_the_random_numbers_of_the_forward_at_any_size(name):
+    net = build(DROPPING[name][0], 0, DROPPING[name][1])
+    net.train()
+    described = unroll(net)
+    x = images()[:, :, :60, :52]
+    torch.manual_seed(1)
+    expected = net(x)
+    torch.manual_seed(1)
+    got = described.finish(net, *described.run(net, 0, len(described.units), x))
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize('name', DETECTED)
+def test_every_parameter_is_trained_by_the_loss_of_its_module_alone(name):
+    model = detector(name)
+    run, losses = with_loss_graphs(model, batch())
+    assert set(run.gradients) == named(model, '')
+    assert list(losses) == [*range(model.backbone.num_modules - 1), None]
+    for module, (parameters, _) in losses.items():
+        if module is not None:
+            assert parameters == local_parameters(model, module)
+    norms = (f'backbone.backbone.{path}.' for path in model.backbone.unrolled.tail)
+    rest = named(model, 'neck.', 'bbox_head.', *norms)  # the main loss trains the norms of the outputs
+    assert losses[None][0] == local_parameters(model, model.backbone.num_modules - 1) | rest
+
+
+@pytest.mark.parametrize('name', DETECTED)
+def test_the_main_loss_is_the_plain_detectors(name):
+    plain, ours = detector(name, is_local=False), detector(name)
+    ours.load_state_dict(plain.state_dict(), strict=False)
+    _, losses = with_loss_graphs(ours, batch())
+    plain.train()
+    expected = plain.parse_losses(plain(**plain.data_preprocessor(batch(), True), mode='loss'))[0]
+    assert torch.equal(losses[None][1], expected)
+
+
+@pytest.mark.parametrize('name', NORMED)
+def test_features_at_every_cut_have_the_shapes_of_the_backbones_and_norms_of_their_own(name):
+    cfg, scope = NORMED[name]
+    most = len(unroll(build(cfg, 0, scope)).units)
+    ours = build(wrapped(cfg, most), 0, scope)
+    ours.train()
+    expected = [level.shape for level in ours(images())]
+    for module, slm in enumerate(ours.auxiliaries):
+        with torch.no_grad():
+            x, taps = ours.unrolled.run(ours.backbone, 0, ours.partition.span(module)[1], images())
+        features = slm(x, taps)
+        assert [level.shape for level in features] == expected
+        sum(level.sum() for level in features).backward()
+        assert all(p.grad is not None for p in slm.parameters() if p.requires_grad)
+    assert all(p.grad is None for p in ours.backbone.parameters())
+
+
+@pytest.mark.parametrize(('cfg', 'between'), [(MAPS, 'downsample_layers.2'), (SWIN, 'stages.1.downsample')])
+def test_what_leads_to_a_stage_belongs_to_its_first_block(cfg, between):
+    units = {unit.name: unit for unit in unroll(build(cfg)).units}
+    first = next(unit for unit in units.values() if unit.stage == 'stages.2')
+    assert first.layers == (between, first.name)
+    assert [unit.tap for unit in units.values() if unit.tap] == [f'stages.{i}' for i in range(4)]
+
+
+@pytest.mark.parametrize('name', ['convnext', 'swin'])
+def test_copies_of_a_wrapped_backbone_are_whole(name):
+    ours = build(wrapped(NORMED[name][0], 3), 0, NORMED[name][1]).eval()
+    for twin in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        got = twin.unrolled.finish(twin.backbone, *twin.unrolled.run(twin.backbone, 0, 7, images()))
+        assert all(torch.equal(a, b) for a, b in zip(got, ours(images()), strict=True))
+
+
+@pytest.mark.parametrize('rule', ['man', 'dgl'])
+@pytest.mark.parametrize(
+    ('net', 'neck', 'width'),
+    [
+        (dict(type='ConvNeXt', **CONVNEXT), None, 64),
+        (dict(MOBILENET, out_indices=(7,)), dict(type='GlobalAveragePooling'), 1280),
+        (PRETRAIN_SWIN, dict(type='GlobalAveragePooling'), 64),
+    ],
+    ids=['convnext', 'mobilenet', 'swin'],
+)
+def test_classifiers_train_every_parameter(net, neck, width, rule):
+    cfg = classifier(rule, 5, size=64)
+    cfg['backbone']['backbone'] = net
+    run = Trainer(make(dict(cfg, neck=neck, head={**cfg['head'], 'in_channels': width})))
+    run.step(labelled(size=64))
+    assert set(run.gradients) == named(run.model, '')
+
+
+@pytest.mark.parametrize('key', ['out_after_downsample', 'use_abs_pos_embed'])
+def test_a_swin_transformer_with_what_is_not_described_is_refused(key):
+    with pytest.raises(ValueError, match=f'SwinTransformer with .*{key}=True'):
+        unroll(build(dict(PRETRAIN_SWIN, img_size=64, **{key: True}), scope='mmpretrain'))
