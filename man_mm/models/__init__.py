@@ -9,7 +9,7 @@ from torch import nn
 
 from ..registry import MODELS
 
-__all__ = ['cifar_resnet']
+__all__ = ['cifar_resnet', 'yolov1']
 
 
 @MODELS.register_module(name='CIFARResNet')
@@ -18,3 +18,11 @@ def cifar_resnet(**kwargs: Any) -> nn.Module:
     from .resnet_cifar import CIFARResNet
 
     return CIFARResNet(**kwargs)
+
+
+@MODELS.register_module(name='YOLOV1Head')
+def yolov1(**kwargs: Any) -> nn.Module:
+    """Build a `man_mm.models.yolov1_head.YOLOV1Head`."""
+    from .yolov1_head import YOLOV1Head
+
+    return YOLOV1Head(**kwargs)
