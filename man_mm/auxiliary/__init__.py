@@ -4,8 +4,9 @@ from .auglocal import AugLocal
 from .base import Auxiliary, Task
 from .classifier import ClassifierAuxiliary
 from .dgl import DGL
+from .dgl_pyramid import DGLPyramid
 from .infopro import InfoPro
 from .predsim import PredSim
 from .slm import SLM
 
-__all__ = ['DGL', 'SLM', 'AugLocal', 'Auxiliary', 'ClassifierAuxiliary', 'InfoPro', 'PredSim', 'Task']
+__all__ = ['DGL', 'SLM', 'AugLocal', 'Auxiliary', 'ClassifierAuxiliary', 'DGLPyramid', 'InfoPro', 'PredSim', 'Task']

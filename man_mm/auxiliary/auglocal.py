@@ -37,6 +37,11 @@ class AugLocal(ClassifierAuxiliary):
             raise ValueError(f'auxiliary.depth={depth!r} must be an integer, 1 or more.')
         if not (isinstance(decay, (int, float)) and 0 <= decay <= 1):
             raise ValueError(f'auxiliary.decay={decay!r} must be a number from 0 to 1.')
+        if len(place.shapes()[-1]) == 3 and place.unrolled.tail:
+            raise ValueError(
+                f"auxiliary.type='man_mm.AugLocal' does not know {list(place.unrolled.tail)}, which "
+                f'{type(place.net).__name__} applies to its maps behind the last unit.'
+            )
         own_depth = auxiliary_depth(place.module, place.partition.num_modules, depth, decay)
         indices = chosen_units(place.end - 1, len(place.unrolled.units) - 1, own_depth)
         shape = place.shapes()[place.end - 1]
@@ -90,6 +95,10 @@ def _fitting_unit(place: Place, index: int, shape: tuple[int, ...]) -> tuple[nn.
     read the channels that come. One unit halves the size once: a second halving is left to the next unit.
     """
     shapes, units = place.shapes(), place.unrolled.units
+    if units[index].function is not None:
+        raise ValueError(
+            f"auxiliary.type='man_mm.AugLocal' cannot copy {units[index].name}: it is more than its layers in turn."
+        )
     if shape == shapes[index - 1]:
         return _copied(place.net, units[index]), shapes[index]
     first = next(i for i, unit in enumerate(units) if unit.stage == units[index].stage)

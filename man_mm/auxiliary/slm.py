@@ -71,7 +71,7 @@ class SLM(Auxiliary):
         self.stood_for = _outputs_without_units(place, self.units)
         self.vectors = self._pooled_taps(place) if switch('auxiliary.bank_vectors', bank_vectors) else {}
         self.reads_pooled = bool(self.vectors)
-        self._widths = {} if self.units else self._width_without_units(place)
+        self._widths = {} if self.units else self._width_without_units(place, own_tail)
 
     def _pooled_taps(self, place: Place) -> dict[str, int]:
         """Pooled taps of the modules before this one, and their channels."""
@@ -91,11 +91,17 @@ class SLM(Auxiliary):
             )
         return taps
 
-    def _width_without_units(self, place: Place) -> dict[int, int]:
+    def _width_without_units(self, place: Place, own_tail: tuple[str, ...]) -> dict[int, int]:
         """A head that reads the channels of the backbone's last map is to read those of the module's output instead."""
         own, last = place.shapes()[place.end - 1], place.shapes()[-1]
         if len(own) != 3 or own[0] == last[0]:
             return {}
+        if own_tail or self.shared_tail:
+            raise ValueError(
+                f'auxiliary.units_per_stage=0: {list(own_tail or self.shared_tail)} behind the last unit reads '
+                f'{last[0]} channels, the output of {place.name} has {own[0]}. Set auxiliary.tail to a dict that replaces it, or '
+                'leaves it out (None), or partition so that no such module is left.'
+            )
         if self.head == 'shared' and self.neck is None:
             raise ValueError(
                 f"auxiliary.units_per_stage=0 with auxiliary.head='shared': the model's head reads {last[0]} channels, "

@@ -82,6 +82,8 @@ class LocalBackbone(TransparentWrapper):
         self.bank = FeatureBank(_torch_dtype(bank_dtype))
         self.readout: Readout | None = None
         self._is_learning = False
+        # some families keep the switch in their blocks alone
+        self._checkpoints = any(getattr(layer, 'with_cp', False) for layer in self.backbone.modules())
         if self.num_modules > 1 and not (isinstance(auxiliary, dict) and 'type' in auxiliary):
             raise ValueError(
                 f'auxiliary={auxiliary!r}: with num_modules={num_modules} every module but the last one needs the '
@@ -157,7 +159,7 @@ class LocalBackbone(TransparentWrapper):
     def _run(self, module: int, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Run one module on the detached `x`: the only live graph is this module's."""
         x = x.detach()
-        if module > 0 and getattr(self.backbone, 'with_cp', False):
+        if module > 0 and self._checkpoints:
             x.requires_grad_()  # upstream's blocks are checkpointed only if their input requires a gradient
         return self.unrolled.run(self.backbone, *self.partition.span(module), x)
 

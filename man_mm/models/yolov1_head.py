@@ -8,13 +8,14 @@ import torch
 from mmcv.cnn import ConvModule
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.utils import filter_scores_and_topk
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps, get_box_tensor
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import strict_keys
+from .yolov1_cells import cell_targets, relative_boxes, responsible_boxes, xy
 
 __all__ = ['YOLOV1Head']
 
@@ -131,8 +132,8 @@ class YOLOV1Head(BaseDenseHead):
         """Return the parts of the paper's Eq. 3, each summed over the cells, the mean over the images."""
         grid = maps[0].shape[1:3]
         cls, box, conf = (part.float().flatten(0, 2) for part in maps)  # squares and sums overflow half precision
-        cell, target, labels = _targets(batch_gt_instances, batch_img_metas, grid)
-        best, iou = _responsible(box[cell].detach(), target, grid)
+        cell, target, labels = cell_targets(batch_gt_instances, batch_img_metas, grid)
+        best, iou = responsible_boxes(box[cell].detach(), target, grid)
         error = (box[cell, best] - target).square()
         no_object = torch.ones_like(conf)
         no_object[cell, best] = 0
@@ -153,57 +154,18 @@ class YOLOV1Head(BaseDenseHead):
         cls, box, conf = (part.detach().float() for part in maps)
         rows, cols = grid = cls.shape[1:3]
         corner = torch.stack(torch.meshgrid(torch.arange(cols), torch.arange(rows), indexing='xy'), -1).to(box)
-        boxes = bbox_cxcywh_to_xyxy(_relative(box, grid, corner[:, :, None])).flatten(1, 3)
+        boxes = bbox_cxcywh_to_xyxy(relative_boxes(box, grid, corner[:, :, None])).flatten(1, 3)
         scores = conf.clamp(min=0)[..., None] * cls[..., None, :]  # two negative ones make no score
         results = []
         for image_boxes, image_scores, meta in zip(boxes, scores.flatten(1, 3), batch_img_metas, strict=True):
             limit = cfg.get('nms_pre', -1)
             limit = limit if limit > 0 else image_scores.numel()  # upstream's helper takes -1 for all but one
             found, labels, keep, _ = filter_scores_and_topk(image_scores, cfg.get('score_thr', 0), limit)
-            kept = image_boxes[keep] * _xy(meta['batch_input_shape'], box).repeat(2)
-            kept = kept.clamp(min=0).minimum(_xy(meta['img_shape'], box).repeat(2))
+            kept = image_boxes[keep] * xy(meta['batch_input_shape'], box).repeat(2)
+            kept = kept.clamp(min=0).minimum(xy(meta['img_shape'], box).repeat(2))
             result = InstanceData(bboxes=kept, scores=found, labels=labels)
             results.append(self._bbox_post_process(result, cfg, rescale, with_nms, meta))
         return results
-
-
-def _targets(gts: Any, metas: Any, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Index of each object's cell in the batch (M,), its box as that cell predicts it (M, 4), its class (M,)."""
-    boxes = torch.cat([get_box_tensor(gt.bboxes) for gt in gts]).float()
-    boxes = boxes / _xy(metas[0]['batch_input_shape'], boxes).repeat(2)
-    labels = torch.cat([gt.labels for gt in gts])
-    image = torch.cat([torch.full_like(gt.labels, i) for i, gt in enumerate(gts)])
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 * _xy(grid, boxes)
-    corner = centre.floor().clamp(min=0).minimum(_xy(grid, boxes) - 1)  # one on the image's edge: in the last cell
-    col, row = corner.long().unbind(1)
-    cell = (image * grid[0] + row) * grid[1] + col
-    order = torch.arange(len(cell), device=cell.device)
-    first = order.new_full((len(gts) * prod(grid),), len(cell)).scatter_reduce(0, cell, order, 'amin')
-    keep = first[cell] == order  # one object a cell: the first, as in darknet, which shuffles them
-    target = torch.cat([centre - corner, (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).sqrt()], 1)
-    return cell[keep], target[keep], labels[keep]
-
-
-def _responsible(predicted: Tensor, target: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Which of the boxes (M, B, 4) finds its cell's object (M, 4), and their IoU, both (M,).
-
-    Where none overlaps with it, the nearest by root mean square distance does, as in darknet's detection_layer.c.
-    """
-    ours, theirs = _relative(predicted, grid), _relative(target[:, None], grid)
-    iou = bbox_overlaps(bbox_cxcywh_to_xyxy(ours), bbox_cxcywh_to_xyxy(theirs), eps=1e-12).squeeze(2)
-    nearest = (ours - theirs).square().sum(2).argmin(1)
-    best = torch.where(iou.amax(1) > 0, iou.argmax(1), nearest)
-    return best, iou.gather(1, best[:, None]).squeeze(1)
-
-
-def _relative(boxes: Tensor, grid: tuple[int, int], corner: Tensor | int = 0) -> Tensor:
-    """(x, y, sqrt w, sqrt h) of cells with this corner as (cx, cy, w, h), parts of the image. IoU is the same so."""
-    return torch.cat([(boxes[..., :2] + corner) / _xy(grid, boxes), boxes[..., 2:].square()], -1)
-
-
-def _xy(shape: tuple[int, int], like: Tensor) -> Tensor:
-    """(width, height) of a shape (height, width)."""
-    return like.new_tensor([shape[1], shape[0]])
 
 
 def _is_count(value: Any) -> bool:

@@ -195,6 +195,27 @@ def test_a_unit_that_is_no_residual_block_is_refused_only_where_it_has_to_change
         make(cfg)
 
 
+class DoubledNet(PlainNet):
+    """The same with a unit that is more than its layers."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
+@register_unroll(DoubledNet)
+def doubled_net(net):
+    described = plain_net(net)
+    *others, last = described.units
+    return replace(described, units=(*others, replace(last, function=lambda net, x: 2 * net.e(x))))
+
+
+def test_a_unit_that_is_more_than_its_layers_is_refused():
+    cfg = classifier('auglocal', 2, depth=1, backbone_partition=['d'])
+    cfg['backbone']['backbone'] = dict(type=DoubledNet)
+    with pytest.raises(ValueError, match=r'cannot copy e: it is more than its layers in turn'):
+        make(cfg)
+
+
 def test_a_transformer_with_several_outputs_is_refused():
     cfg = classifier(
         'auglocal', 2, model=dict(head=dict(type='VisionTransformerClsHead', in_channels=16, num_classes=10), neck=None)

@@ -19,27 +19,38 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(str(path.relative_to(ROOT / 'configs')) for path in ROOT.glob('configs/[!_]*/*.py'))
 RULES = ('man', 'dgl', 'predsim', 'infopro', 'auglocal')
 LOCAL = [name for name in CONFIGS if any(f'_{rule}' in name for rule in RULES)]
-WITH_OWN_TWIN = [name for name in LOCAL if not name.endswith('_in1k.py') and 'swinir' not in name]
-"""Local configs whose twin is ours; those for ImageNet and SwinIR inherit upstream's config."""
+UPSTREAMS = ('faster-rcnn', 'fcos', 'detr', 'deformable-detr', 'retinanet_regnetx', 'retinanet_swin', 'swinir')
+"""Models whose config is upstream's, and so for ImageNet."""
+WITH_OWN_TWIN = [
+    name
+    for name in LOCAL
+    if not name.endswith('_in1k.py') and not name.startswith(tuple(f'man/{u}' for u in UPSTREAMS))
+]
+"""Local configs whose twin is ours."""
 
 WIDTH = 8
 SIZE = 32
-SHALLOW = {110: 20, 32: 20}
-"""Depth at which a CIFAR ResNet is tested; K shrinks with it."""
+SHALLOW = {110: 20, 32: 20, 152: 50, 101: 50}
+"""Depth at which a ResNet is tested; K shrinks with it."""
+WHOLE = ('DETR', 'DeformableDETR', 'RegNet', 'SwinTransformer', 'ConvNeXt', 'MobileNetV2')
+"""Detectors and backbones whose widths are tied to one another: they are tested as wide as they are."""
+UNITS = {'man_mm.CIFARResNet': 10, 'VisionTransformer': 5, 'ResNet': 17}
 
 
-def narrow(cfg, name=''):
-    """Cut every channel count of a model config to 1 / `WIDTH`, and drop pretrained weights."""
+def narrow(cfg, width=WIDTH, name=''):
+    """Cut every channel count of a model config to 1 / `width`, and drop pretrained weights."""
     if isinstance(cfg, (list, tuple)):
-        return [narrow(value, name) for value in cfg]
+        return [narrow(value, width, name) for value in cfg]
     if isinstance(cfg, int) and not isinstance(cfg, bool) and name.endswith('channels'):
-        return cfg if cfg <= 3 else max(cfg // WIDTH, 1)  # those of images stay
+        return cfg if cfg <= 3 else max(cfg // width, 1)  # those of images stay
     if not isinstance(cfg, dict):
         return cfg
-    small = {key: narrow(value, key) for key, value in cfg.items() if key != 'init_cfg'}
+    small = {key: narrow(value, width, key) for key, value in cfg.items() if key != 'init_cfg'}
     if small.get('type') == 'ResNet':
-        small['base_channels'] = cfg.get('base_channels', 64) // WIDTH
-        small['stem_channels'] = small['base_channels']
+        small['base_channels'] = cfg.get('base_channels', 64) // width
+        small.update(stem_channels=small['base_channels'], depth=SHALLOW.get(cfg['depth'], cfg['depth']))
+    if small.get('type') == 'man_mm.YOLOV1Head':
+        small['grid_size'] = None  # the images are smaller
     if small.get('type') == 'man_mm.CIFARResNet':
         small.update(base_channels=16 // WIDTH, depth=SHALLOW[cfg['depth']])
     if small.get('type') == 'SwinIRNet':
@@ -48,7 +59,7 @@ def narrow(cfg, name=''):
         small['arch'] = dict(embed_dims=384 // WIDTH, num_layers=4, num_heads=2, feedforward_channels=96)
         small.update(img_size=SIZE, patch_size=8)
     if small.get('type') == 'man_mm.LocalBackbone':
-        units = {'man_mm.CIFARResNet': 10, 'VisionTransformer': 5}.get(cfg['backbone']['type'], cfg['num_modules'])
+        units = UNITS.get(cfg['backbone']['type'], cfg['num_modules'])
         small.update(probe_size=(SIZE, SIZE), num_modules=min(cfg['num_modules'], units))
     return small
 
@@ -81,7 +92,9 @@ def batch_for(cfg):
 
 
 def small_model(cfg):
-    small = Config(dict(model=narrow(cfg.model.to_dict()), default_scope=cfg.default_scope))
+    net = inner(cfg.model).type
+    width = 1 if cfg.model.type in WHOLE or net in WHOLE else WIDTH
+    small = Config(dict(model=narrow(cfg.model.to_dict(), width), default_scope=cfg.default_scope))
     if cfg.get('data_preprocessor') is not None:
         small.data_preprocessor = cfg.data_preprocessor
     torch.manual_seed(0)
@@ -124,6 +137,8 @@ def test_names_say_rule_and_number_of_modules(name):
     auxiliary = wrapped(cfg).auxiliary
     if rule == 'dgl' and cfg.default_scope == 'mmagic':  # the module's output through the tail
         assert (auxiliary.type, auxiliary.units_per_stage, wrapped(cfg).bank) == ('man_mm.SLM', 0, False)
+    elif cfg.default_scope == 'mmdet' and (rule == 'dgl' or '_man-noslm_' in name):
+        assert (auxiliary.type, auxiliary.get('banked_levels', False)) == ('man_mm.DGLPyramid', rule == 'man')
     else:
         assert auxiliary.type.lower() == {'man': 'man_mm.slm'}.get(rule, f'man_mm.{rule}')
     assert f'_k{wrapped(cfg).num_modules}_' in name

@@ -141,3 +141,41 @@ def test_classifiers_train_every_parameter(net, neck, width, rule):
 def test_a_swin_transformer_with_what_is_not_described_is_refused(key):
     with pytest.raises(ValueError, match=f'SwinTransformer with .*{key}=True'):
         unroll(build(dict(PRETRAIN_SWIN, img_size=64, **{key: True}), scope='mmpretrain'))
+
+
+@pytest.mark.parametrize('net', [dict(MAPS, with_cp=True), dict(SWIN, with_cp=True)], ids=['convnext', 'swin'])
+def test_every_module_is_checkpointed_where_the_switch_lies_in_the_blocks(net, monkeypatch):
+    seen = []
+    plain = torch.utils.checkpoint.CheckpointFunction.forward
+    monkeypatch.setattr(
+        torch.utils.checkpoint.CheckpointFunction,
+        'forward',
+        staticmethod(lambda ctx, run, keep, x: (seen.append(x.requires_grad), plain(ctx, run, keep, x))[1]),
+    )
+    neck = dict(FPN, in_channels=[8, 16, 32, 64], start_level=1)
+    model = build(dict(retinanet(None), backbone=wrapped(net, 7, neck=neck), neck=neck))
+    Trainer(model).step(batch())
+    assert len(seen) > 7 and all(seen)
+
+
+def test_without_units_a_norm_behind_the_maps_must_be_left_out_or_replaced():
+    cfg = classifier('man', 5, size=64, bank_vectors=False, units_per_stage=0)
+    cfg['backbone']['backbone'] = dict(type='ConvNeXt', **CONVNEXT)
+    cfg.update(neck=dict(type='GlobalAveragePooling'), head={**cfg['head'], 'in_channels': 64})
+    with pytest.raises(ValueError, match=r"auxiliary\.units_per_stage=0: \['norm3'\] behind the last unit reads 64"):
+        make(cfg)
+
+
+@pytest.mark.parametrize(
+    ('net', 'message'),
+    [
+        (dict(type='ConvNeXt', gap_before_final_norm=False, **CONVNEXT), r"does not know \['norm3'\]"),
+        (PRETRAIN_SWIN, r"does not know \['norm3'\]"),
+    ],
+    ids=['convnext', 'swin'],
+)
+def test_auglocal_refuses_what_is_more_than_layers_in_turn(net, message):
+    cfg = classifier('auglocal', 3, size=64)
+    cfg['backbone']['backbone'] = net
+    with pytest.raises(ValueError, match=message):
+        make(dict(cfg, head={**cfg['head'], 'in_channels': 64}))

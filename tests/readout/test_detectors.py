@@ -147,7 +147,7 @@ def detector(name, num_modules=3, **auxiliary):
     cfg = copy.deepcopy(DETECTORS[name])
     net = {**RESNET, **cfg.get('backbone', {})}
     if num_modules is not None:
-        slm = dict(type='man_mm.SLM', **{'neck': cfg['neck'], **auxiliary})
+        slm = {'type': 'man_mm.SLM', 'neck': cfg['neck'], **auxiliary}
         net = dict(type='man_mm.LocalBackbone', backbone=net, num_modules=num_modules, auxiliary=slm)
     return {**cfg, 'backbone': net, 'data_preprocessor': PREPROCESSOR}
 
@@ -263,3 +263,51 @@ def test_the_detached_head_copies_start_apart():
         {k: v.new_tensor(v.shape) for k, v in weights[1].items()},
     )
     assert not {id(p) for p in heads[0].parameters()} & {id(p) for p in model.bbox_head.parameters()}
+
+
+@pytest.mark.parametrize(
+    ('auxiliary', 'message'),
+    [
+        (
+            dict(neck={**FPN, 'num_outs': 3}),
+            r'model\.bbox_head .* 5 levels, .*\[8, 16, 32, 64, 128\].* auxiliary\.neck',
+        ),
+        (
+            dict(head=dict(bbox_head={**RETINA_HEAD, 'anchor_generator': {**ANCHORS, 'strides': [8, 16, 32]}})),
+            r'auxiliary\.head\.bbox_head has priors for 3 levels, .*\[8, 16, 32\] px, but auxiliary\.neck\.num_outs=5',
+        ),
+    ],
+    ids=['neck', 'head'],
+)
+def test_a_head_of_other_strides_than_the_neck_gives_is_refused_before_training(auxiliary, message):
+    with pytest.raises(ValueError, match=message):
+        Trainer(build(detector('retinanet', **auxiliary)))
+
+
+@pytest.mark.parametrize('cuts', [['layer1.1', 'layer2.1', 'layer3.1'], ['layer2.1'], ['layer3.1']], ids=str)
+def test_cuts_at_the_ends_of_stages_leave_the_next_stages_to_the_small_model(cuts):
+    model = build(retinanet(len(cuts) + 1, partition=cuts))
+    for auxiliary, cut in zip(model.backbone.auxiliaries, cuts, strict=True):
+        later = [f'layer{i}' for i in range(int(cut[5]) + 1, 5)]
+        assert [unit.stage for unit in auxiliary.units] == later
+    run = Trainer(model)
+    run.step()
+    assert run.gradients.keys() == named(model, '')
+
+
+def test_crowd_boxes_train_as_in_the_plain_detector():
+    weights = build(retinanet(None), seed=1).state_dict()
+
+    def loss(num_modules):
+        data = batch()
+        for sample in data['data_samples']:
+            sample.ignored_instances.bboxes = torch.tensor([[0.0, 0.0, 40.0, 40.0]])
+            sample.ignored_instances.labels = torch.zeros(1, dtype=torch.long)
+        model = build(retinanet(num_modules)).train()
+        model.load_state_dict(weights, strict=False)
+        if num_modules is None:
+            wrapper = OptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
+            return model.train_step(data, wrapper)['loss']
+        return Trainer(model).step(data)['loss']
+
+    assert torch.equal(loss(4), loss(None))

@@ -15,13 +15,17 @@ CONFIGS = {
 }
 CHANGES = {
     'slm-bank': {},
-    'slm': {'bank_vectors': False},
-    'bank': {'units_per_stage': 0},
-    'neither': {'bank_vectors': False, 'units_per_stage': 0},
-    'slm-2-units': {'bank_vectors': False, 'units_per_stage': 2},
-    'slm-later-stages': {'bank_vectors': False, 'cut_stage': False},
-    'slm-2-units-later-stages': {'bank_vectors': False, 'units_per_stage': 2, 'cut_stage': False},
-    'slm-copy': {'bank_vectors': False, 'init': 'copy'},
+    'slm': {'auxiliary.bank_vectors': False},
+    'bank': {'auxiliary.units_per_stage': 0},
+    'neither': {'auxiliary.bank_vectors': False, 'auxiliary.units_per_stage': 0},
+    'slm-2-units': {'auxiliary.bank_vectors': False, 'auxiliary.units_per_stage': 2},
+    'slm-later-stages': {'auxiliary.bank_vectors': False, 'auxiliary.cut_stage': False},
+    'slm-2-units-later-stages': {
+        'auxiliary.bank_vectors': False,
+        'auxiliary.units_per_stage': 2,
+        'auxiliary.cut_stage': False,
+    },
+    'slm-copy': {'auxiliary.bank_vectors': False, 'auxiliary.init': 'copy'},
 }
 """Variants of MAN: the SLM and the bank apart, then SLMs of other shapes without the bank."""
 

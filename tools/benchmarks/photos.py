@@ -17,9 +17,9 @@ X2_RUNS = ROOT / 'work_dirs/photos_x2'
 HELD_OUT = 6
 """Training photographs, the last by name, that are left out of training."""
 VARIANTS = {
-    'man-2-units': {'units_per_stage': 2},
-    'man-random': {'init': 'random'},
-    'man-shared-tail': {'tail': 'shared', 'shared_head_grad': 'mean'},
+    'man-2-units': {'auxiliary.units_per_stage': 2},
+    'man-random': {'auxiliary.init': 'random'},
+    'man-shared-tail': {'auxiliary.tail': 'shared', 'auxiliary.shared_head_grad': 'mean'},
 }
 
 

@@ -58,13 +58,16 @@ class Protocol:
         metric: Key of the score in a validation's log; higher is better.
         unit: `epochs` or `iters`, in which lengths are counted.
         configs: Config file below `configs/` by method.
-        variants: By name, the method that it varies and the settings of the auxiliary that it changes.
+        variants: By name, the method, or the config file below `configs/`, that it varies, and the settings of its
+            `LocalBackbone` that it changes.
         prepare: `prepare(cfg, run)` lays the short protocol over a method's config.
         lrs: The grid of learning rates.
         grid_length: Length of a run that compares learning rates.
         length: Length of a run that is tested.
         seeds: Seeds of the runs that are tested; the first one is the grid's.
         ablation_lr: Learning rate of the variants.
+        scale: What scores are multiplied by: 100 for a fraction of 1.
+        also: Keys of further scores that the JSON tells.
     """
 
     data: str
@@ -78,6 +81,8 @@ class Protocol:
     length: int
     seeds: tuple[int, ...]
     ablation_lr: float
+    scale: float = 1
+    also: tuple[str, ...] = ()
 
 
 class Benchmark:
@@ -144,7 +149,7 @@ class Benchmark:
                 config=f'configs/{self.protocol.configs[m]}',
                 val_by_lr={f'{lr:g}': grid[trial(m, lr)] for lr in lrs},
                 lr=best[m],
-                test_by_seed={str(s): tested[Run(m, best[m], s, 'test', args.length)] for s in args.seeds},
+                **self._by_seed({run: score for run, score in tested.items() if run.method == m}, 'test'),
             )
             for m in args.methods
         ]
@@ -160,7 +165,7 @@ class Benchmark:
                 varies=self.protocol.variants[v][0],
                 changed=dict(self.protocol.variants[v][1]),
                 lr=args.ablation_lr,
-                val_by_seed={str(run.seed): score for run, score in found.items() if run.method == v},
+                **self._by_seed({run: score for run, score in found.items() if run.method == v}, 'val'),
             )
             for v in variants
         ]
@@ -183,11 +188,10 @@ class Benchmark:
 
     def _write_config(self, run: Run) -> None:
         method, changed = self.protocol.variants.get(run.method, (run.method, {}))
-        cfg = Config.fromfile(ROOT / 'configs' / self.protocol.configs[method])
+        cfg = Config.fromfile(ROOT / 'configs' / self.protocol.configs.get(method, method))
+        net = 'model.backbone' if 'backbone' in cfg.model else 'model.generator'
+        cfg.merge_from_dict({f'{net}.{key}': value for key, value in changed.items()})
         self.protocol.prepare(cfg, run)
-        if changed:
-            net = cfg.model.backbone if 'backbone' in cfg.model else cfg.model.generator
-            net.auxiliary.update(changed)
         cfg.optim_wrapper.optimizer.lr = run.lr
         cfg.randomness = dict(seed=run.seed)
         cfg.merge_from_dict(self.args.cfg_options or {})
@@ -197,13 +201,21 @@ class Benchmark:
         self._folder(run).mkdir(parents=True, exist_ok=True)
         cfg.dump(path)
 
-    def _score(self, run: Run) -> float | None:
+    def _score(self, run: Run, metric: str | None = None) -> float | None:
         """The score at the end of a run that is done, else None."""
         try:
             _, validations = read_scalars(self._folder(run))
         except FileNotFoundError:
             return None
-        return next((round(row[self.protocol.metric], 3) for row in validations if row['step'] == run.length), None)
+        values = [row[metric or self.protocol.metric] for row in validations if row['step'] == run.length]
+        return round(self.protocol.scale * values[0], 3) if values else None
+
+    def _by_seed(self, scores: dict[Run, float], split: str) -> dict[str, dict[str, Any]]:
+        """Scores of runs that differ by their seeds alone, and the further ones that the protocol names."""
+        further = {key: {str(run.seed): self._score(run, key) for run in scores} for key in self.protocol.also}
+        return {f'{split}_by_seed': {str(run.seed): score for run, score in scores.items()}} | (
+            dict(also=further) if further else {}
+        )
 
     def _train(self, run: Run) -> float:
         """Make a run, unless it is done; return its score."""

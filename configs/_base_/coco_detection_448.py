@@ -1,0 +1,19 @@
+# COCO 2017 in upstream's layout under data/coco, at YOLOv1's 448 x 448 px, batch 32.
+_base_ = 'mmdet::_base_/datasets/coco_detection.py'
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(448, 448), keep_ratio=False),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(448, 448), keep_ratio=False),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+train_dataloader = dict(batch_size=32, num_workers=8, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(batch_size=16, num_workers=4, dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader

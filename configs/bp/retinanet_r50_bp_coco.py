@@ -1,0 +1,5 @@
+_base_ = [
+    '../_base_/retinanet_r50.py',
+    '../_base_/coco_detection_400.py',
+    '../_base_/schedule_1x_batch64.py',
+]

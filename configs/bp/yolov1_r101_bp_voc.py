@@ -1,0 +1,9 @@
+_base_ = [
+    '../_base_/yolov1_r50.py',
+    '../_base_/voc07_detection_448.py',
+    '../_base_/schedule_160e_batch32.py',
+]
+model = dict(
+    backbone=dict(depth=101, init_cfg=dict(checkpoint='torchvision://resnet101')),
+    bbox_head=dict(num_classes=20),
+)

@@ -1,0 +1,5 @@
+_base_ = [
+    '../_base_/yolov1_r34.py',
+    '../_base_/coco_detection_448.py',
+    '../_base_/schedule_160e_batch32.py',
+]

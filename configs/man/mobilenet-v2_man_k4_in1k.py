@@ -1,0 +1,11 @@
+_base_ = ['mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py', '../_base_/local_learning.py']
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='man_mm.LocalBackbone',
+        backbone={{_base_.model.backbone}},
+        num_modules=4,
+        auxiliary=dict(type='man_mm.SLM', head='private', bank_vectors=True),
+    )
+)
+optim_wrapper = dict(type='man_mm.LocalOptimWrapper')

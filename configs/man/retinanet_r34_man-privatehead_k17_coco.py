@@ -1,0 +1,2 @@
+_base_ = './retinanet_r34_man_k17_coco.py'
+model = dict(backbone=dict(auxiliary=dict(head='private')))

@@ -1,0 +1,5 @@
+_base_ = './retinanet_r50_man_k4_cutpaste.py'
+# the paper's Table 4 without the shared head: every module has a lighter one of its own
+head = _base_.model.bbox_head.to_dict()
+head.update(stacked_convs=1, feat_channels=64)
+model = dict(backbone=dict(auxiliary=dict(head=dict(bbox_head=head))))

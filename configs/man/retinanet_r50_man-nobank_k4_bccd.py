@@ -1,0 +1,2 @@
+_base_ = './retinanet_r50_man_k4_bccd.py'
+model = dict(backbone=dict(bank=False))

@@ -1,0 +1,122 @@
+"""DGL for models that read maps at several scales: a pyramid made of the module's output alone."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..local import Place
+from ..registry import MODELS, strict_keys, switch
+from .base import Auxiliary, reset_weights
+
+__all__ = ['DGLPyramid']
+
+
+@MODELS.register_module()
+@strict_keys
+class DGLPyramid(Auxiliary):
+    """Stands in for the backbone's maps by resampling the module's output: DGL carried over to detection.
+
+    A 1x1 convolution, then for every output of the backbone bilinear up-sampling to its stride, or 3x3 convolutions of
+    stride 2 down to it. The paper says no more of its DGL detector than that its FPN is built "through upsampling and
+    other transformations" (section 5.2, results on COCO).
+
+    Args:
+        channels: Width of the maps. A neck of its own is built to read it; for the model's neck, or where there is
+            none, further 1x1 convolutions make the widths of the backbone's maps.
+        banked_levels: Take the maps of stages that end up to the cut as they are, earlier ones detached from the
+            feature bank: MAN's bank without its SLM. With False, the rule itself, these too are made of the module's
+            output.
+        head: See `Auxiliary`; private by default, as every part of a DGL module.
+        kwargs: See `Auxiliary`.
+
+    Raises:
+        ValueError: If the backbone does not return the maps of its stages, or their strides are not powers of two
+            apart.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        neck: dict[str, Any] | list[dict[str, Any]] | str = 'shared',
+        head: dict[str, Any] | str = 'private',
+        channels: int = 256,
+        banked_levels: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+            raise ValueError(f'auxiliary.channels={channels!r} must be an integer, 1 or more.')
+        levels, known = _levels(place), set()
+        if switch('auxiliary.banked_levels', banked_levels):
+            known = {unit.tap for unit in place.unrolled.units[: place.end]}
+        widths = {name: shape[0] if name in known else channels for name, shape in levels.items()}
+        own_neck = _neck_that_reads(neck, list(widths.values()))
+        super().__init__(place, neck=own_neck or neck, head=head, **kwargs)
+        self.reads_taps = banked_levels
+        self.levels = tuple(levels)
+        self.steps = {name: _halvings(place, name, shape) for name, shape in levels.items() if name not in known}
+        self.reduce = nn.Conv2d(place.map_shape('DGLPyramid')[0], channels, 1)
+        self.halve = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(max(0, *self.steps.values())))
+        self.widen = nn.ModuleList(
+            nn.Identity() if own_neck or name in known else nn.Conv2d(channels, shape[0], 1)
+            for name, shape in levels.items()
+        )
+
+    def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Maps (N, C, H, W) of every stride that the backbone returns. Self-made ones carry the graph of `x`."""
+        halved = [self.reduce(x)]
+        for conv in self.halve:
+            halved.append(conv(F.relu(halved[-1])))
+        return tuple(
+            widen(_resized(halved, self.steps[name])) if name in self.steps else taps[name]
+            for name, widen in zip(self.levels, self.widen, strict=True)
+        )
+
+    def init_weights(self) -> None:
+        """Draw all layers afresh; neck and heads follow their own configs."""
+        super().init_weights()
+        for layers in (self.reduce, self.halve, self.widen):
+            reset_weights(layers)
+
+
+def _levels(place: Place) -> dict[str, tuple[int, ...]]:
+    """Shape (C, H, W) of every map that the backbone returns."""
+    units = place.unrolled.units
+    if units[-1].tap is None or units[-1].pooled:
+        raise ValueError(
+            f"auxiliary.type='man_mm.DGLPyramid' stands in for the maps of a backbone's stages, which "
+            f'{type(place.net).__name__} does not return.'
+        )
+    return {unit.tap: place.shapes()[i] for i, unit in enumerate(units) if unit.tap and not unit.pooled}
+
+
+def _halvings(place: Place, name: str, shape: tuple[int, ...]) -> int:
+    """How often the module's output is halved to the size of a level; below 0, how often it is doubled."""
+    steps = math.log2(place.map_shape('DGLPyramid')[1] / shape[1])
+    if not steps.is_integer():
+        raise ValueError(
+            f"auxiliary.type='man_mm.DGLPyramid' halves or doubles the output of {place.name}, which does not lead to "
+            f'the size of {name}: their heights are {place.map_shape("DGLPyramid")[1]} and {shape[1]} px.'
+        )
+    return int(steps)
+
+
+def _neck_that_reads(neck: Any, widths: list[int]) -> Any:
+    """The config of a neck of its own, made to read maps of these widths; None if it says no `in_channels`."""
+    if isinstance(neck, list):
+        first = _neck_that_reads(neck[0], widths) if neck else None
+        return first and [first, *neck[1:]]
+    if not isinstance(neck, dict) or 'in_channels' not in neck:
+        return None
+    if isinstance(neck['in_channels'], int):
+        return {**neck, 'in_channels': widths[-1]}
+    return {**neck, 'in_channels': widths}
+
+
+def _resized(halved: list[Tensor], steps: int) -> Tensor:
+    """The map halved `steps` times, or the full one doubled -`steps` times."""
+    if steps >= 0:
+        return halved[steps]
+    return F.interpolate(halved[0], scale_factor=2**-steps, mode='bilinear', align_corners=False)

@@ -1,0 +1,126 @@
+"""Detectors on ResNet-50, by back-propagation and locally, on BCCD or cutpaste, by a short protocol; see protocol.py.
+
+RetinaNet is slim: images of 160 x 120 px, a neck and heads of half the width with two convolutions a branch instead of
+four, so that a CPU trains every method, the costly ones too. YOLOv1 is that of its configs. On BCCD settings are
+chosen on its `val` split and `test` means its `test` split; on cutpaste, which has no third split, they are chosen on
+the last 100 training images, on which no run trains, and `test` means its `val` split.
+"""
+
+import argparse
+import json
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from protocol import ROOT, Benchmark, Protocol, Run
+
+METHODS = {'bp': 'bp/{}_bp', 'man-k4': 'man/{}_man_k4', 'man-k17': 'man/{}_man_k17'}
+METHODS |= {'dgl-k4': 'dgl/{}_dgl_k4', 'dgl-k17': 'dgl/{}_dgl_k17'}
+MODELS = {'retinanet_r50': list(METHODS), 'yolov1_r50': ['bp', 'man-k4']}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    'slm-bank': ('man-k4', {}),
+    'slm': ('man-k4', {'bank': False}),
+    'bank': ('man/retinanet_r50_man-noslm_k4_bccd.py', {}),
+    'neither': ('man/retinanet_r50_man-noslm_k4_bccd.py', {'auxiliary.banked_levels': False}),
+    'head-grad-mean': ('man-k4', {'auxiliary.shared_head_grad': 'mean'}),
+    'head-grad-last': ('man-k4', {'auxiliary.shared_head_grad': 'last'}),
+    'private-head': ('man-k4', {'auxiliary.head': 'private'}),
+    'light-head': ('man/retinanet_r50_man-lighthead_k4_bccd.py', {}),
+    'shared-neck': ('man-k4', {'auxiliary.neck': 'shared'}),
+    'random-init': ('man-k4', {'auxiliary.init': 'random'}),
+    'k2': ('man-k4', {'num_modules': 2}),
+    'k8': ('man-k4', {'num_modules': 8}),
+}
+"""The SLM and the bank apart, heads, neck, start, and the number of modules."""
+
+SCALE = (160, 120)
+HALF = {256: 128, 64: 32, 4: 2}
+"""Of the widths and depths of necks and heads."""
+HELD_OUT = 100
+"""Training images of cutpaste, the last ones, that are left out of training."""
+SETTINGS = {
+    'bccd': dict(lrs=(1e-4, 3e-4, 1e-3), grid_length=2, length=4),
+    'cutpaste': dict(lrs=(3e-4, 1e-3), grid_length=1, length=2),
+}
+
+
+@cache
+def split_cutpaste() -> tuple[Path, Path]:
+    """Write the annotations of the images to train on and of those to choose settings by; return their paths."""
+    whole = json.loads((ROOT / 'data/cutpaste/train.json').read_text())
+    images = sorted(whole['images'], key=lambda image: image['id'])
+    paths = []
+    for name, chosen in (('train', images[:-HELD_OUT]), ('val', images[-HELD_OUT:])):
+        known = {image['id'] for image in chosen}
+        boxes = [box for box in whole['annotations'] if box['image_id'] in known]
+        paths.append(ROOT / f'work_dirs/cutpaste_{name}.json')
+        paths[-1].parent.mkdir(exist_ok=True)
+        paths[-1].write_text(json.dumps({**whole, 'images': chosen, 'annotations': boxes}))
+    return paths[0], paths[1]
+
+
+def slim(cfg: Config) -> None:
+    """Halve a RetinaNet and its images."""
+    halve(cfg.model)
+    cfg.model.bbox_head.anchor_generator.octave_base_scale = 2  # the objects are half as large
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        for step in loader.dataset.pipeline:
+            if step.type == 'Resize':
+                step.scale = SCALE
+
+
+def halve(cfg: Any) -> None:
+    """Halve every neck and head in a model's config, those of auxiliaries too."""
+    if not isinstance(cfg, dict):
+        return
+    for key, part in cfg.items():
+        halve(part)
+        if key in ('out_channels', 'in_channels', 'feat_channels', 'stacked_convs') and isinstance(part, int):
+            cfg[key] = HALF.get(part, part)
+    if cfg.get('type') == 'man_mm.DGLPyramid':
+        cfg.channels = HALF[256]
+
+
+def prepare(data: str, cfg: Config, run: Run) -> None:
+    """Small images and a slim model; scored after the last epoch, on the data of the run's split."""
+    if 'anchor_generator' in cfg.model.bbox_head:
+        slim(cfg)
+    if data == 'cutpaste':
+        train, held_out = map(str, split_cutpaste())
+        cfg.train_dataloader.dataset.ann_file = train
+        if run.split == 'val':
+            cfg.val_dataloader.dataset.update(ann_file=held_out, data_prefix=dict(img='train/'))
+            cfg.val_evaluator.ann_file = held_out
+    elif run.split == 'test':
+        cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
+    cfg.train_cfg.update(max_epochs=run.length, val_interval=run.length)
+    cfg.param_scheduler[1] = dict(
+        type='CosineAnnealingLR', begin=0, end=run.length, T_max=run.length, by_epoch=True, convert_to_iter_based=True
+    )
+
+
+def protocol(data: str, model: str) -> Protocol:
+    """The protocol of one data set and detector."""
+    return Protocol(
+        data=f'{data}, {SCALE[0]} x {SCALE[1]} px' if model == 'retinanet_r50' else f'{data}, {model}',
+        metric='coco/bbox_mAP',
+        unit='epochs',
+        configs={name: f'{METHODS[name].format(model)}_{data}.py' for name in MODELS[model]},
+        variants={name: (config.replace('bccd', data), changed) for name, (config, changed) in VARIANTS.items()},
+        prepare=partial(prepare, data),
+        seeds=(0, 1),
+        ablation_lr=3e-4,
+        scale=100,
+        also=('coco/bbox_mAP_50', 'coco/bbox_mAP_75'),
+        **SETTINGS[data],
+    )
+
+
+if __name__ == '__main__':
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument('--data', choices=list(SETTINGS), default='bccd')
+    options.add_argument('--model', choices=list(MODELS), default='retinanet_r50')
+    chosen = options.parse_known_args()[0]
+    work_dir = f'work_dirs/{chosen.model}_{chosen.data}'
+    Benchmark(protocol(chosen.data, chosen.model), __doc__, work_dir, [options]).main()
