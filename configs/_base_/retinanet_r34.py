@@ -1,8 +1,4 @@
-_base_ = [
-    'mmdet::_base_/models/retinanet_r50_fpn.py',
-    'mmdet::_base_/default_runtime.py',
-    'mmdet::retinanet/retinanet_tta.py',
-]
+_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
 model = dict(
     backbone=dict(
         depth=34,

@@ -1,5 +1,5 @@
-# The paper's optimizer, length and schedule for detection (its section A.3), but for two numbers that cannot be meant:
-# a warm-up of 500 steps instead of 5, and a learning rate that trains instead of 1e-4.
+# The paper's optimizer, length and schedule for detection (its section A.3), but for two numbers: a
+# warm-up of 500 steps instead of 5, and upstream's learning rate for this batch instead of 1e-4.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=160, val_interval=10)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -8,4 +8,8 @@ model = dict(
         auxiliary=dict(type='man_mm.SLM', neck={{_base_.model.neck}}),
     )
 )
-optim_wrapper = dict(type='man_mm.LocalOptimWrapper')
+# upstream's multiplier of `backbone` is for pretrained weights; it would reach the auxiliaries' necks too
+optim_wrapper = dict(
+    type='man_mm.LocalOptimWrapper',
+    paramwise_cfg=dict(custom_keys={'backbone.auxiliaries': dict(lr_mult=1.0)}),
+)

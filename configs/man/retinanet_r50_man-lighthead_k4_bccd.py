@@ -1,5 +1,6 @@
 _base_ = './retinanet_r50_man_k4_bccd.py'
-# the paper's Table 4 without the shared head: every module has a lighter one of its own
+# the paper's Table 4 without the shared head: every module has a lighter one of its own,
+# copied here: --cfg-options of model.bbox_head do not reach it
 head = _base_.model.bbox_head.to_dict()
 head.update(stacked_convs=1, feat_channels=64)
 model = dict(backbone=dict(auxiliary=dict(head=dict(bbox_head=head))))

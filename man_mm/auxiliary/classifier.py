@@ -47,6 +47,16 @@ class ClassifierAuxiliary(Auxiliary):
         """See `Auxiliary.head_width`."""
         return self.num_features
 
+    def adopt_head(self, name: str, module: nn.Module) -> None:
+        """See `Auxiliary.adopt_head`."""
+        try:
+            super().adopt_head(name, module)
+        except ValueError as error:
+            raise ValueError(
+                f'{error} man_mm.{type(self).__name__} is a rule for classifiers; for detectors there are man_mm.SLM '
+                'and man_mm.DGLPyramid.'
+            ) from None
+
     def refuse_single_image(self, x: Tensor) -> None:
         """Raise ValueError for a training batch of one image, of which no vector can be batch-normalised."""
         if self.training and x.shape[0] == 1:

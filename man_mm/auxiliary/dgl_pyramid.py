@@ -1,6 +1,5 @@
 """DGL for models that read maps at several scales: a pyramid made of the module's output alone."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +24,8 @@ class DGLPyramid(Auxiliary):
 
     Args:
         channels: Width of the maps. A neck of its own is built to read it; for the model's neck, or where there is
-            none, further 1x1 convolutions make the widths of the backbone's maps.
+            none, further 1x1 convolutions make the widths of the backbone's maps; those of maps that the model does
+            not read stay as they were drawn.
         banked_levels: Take the maps of stages that end up to the cut as they are, earlier ones detached from the
             feature bank: MAN's bank without its SLM. With False, the rule itself, these too are made of the module's
             output.
@@ -52,6 +52,11 @@ class DGLPyramid(Auxiliary):
         if switch('auxiliary.banked_levels', banked_levels):
             known = {unit.tap for unit in place.unrolled.units[: place.end]}
         widths = {name: shape[0] if name in known else channels for name, shape in levels.items()}
+        if known and place.unrolled.tail:
+            raise ValueError(
+                f"auxiliary.banked_levels=True: {type(place.net).__name__} returns its stages' maps through "
+                f'{list(place.unrolled.tail)}, which the feature bank does not hold.'
+            )
         own_neck = _neck_that_reads(neck, list(widths.values()))
         super().__init__(place, neck=own_neck or neck, head=head, **kwargs)
         self.reads_taps = banked_levels
@@ -59,6 +64,7 @@ class DGLPyramid(Auxiliary):
         self.steps = {name: _halvings(place, name, shape) for name, shape in levels.items() if name not in known}
         self.reduce = nn.Conv2d(place.map_shape('DGLPyramid')[0], channels, 1)
         self.halve = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(max(0, *self.steps.values())))
+        self.unread = tuple(levels)[: _start_level(own_neck)]
         self.widen = nn.ModuleList(
             nn.Identity() if own_neck or name in known else nn.Conv2d(channels, shape[0], 1)
             for name, shape in levels.items()
@@ -70,9 +76,13 @@ class DGLPyramid(Auxiliary):
         for conv in self.halve:
             halved.append(conv(F.relu(halved[-1])))
         return tuple(
-            widen(_resized(halved, self.steps[name])) if name in self.steps else taps[name]
+            widen(self._level(halved, name)) if name in self.steps else taps[name]
             for name, widen in zip(self.levels, self.widen, strict=True)
         )
+
+    def _level(self, halved: list[Tensor], name: str) -> Tensor:
+        """A self-made map; one that the neck passes over is not resized, which would only cost memory."""
+        return halved[0] if name in self.unread else _resized(halved, self.steps[name])
 
     def init_weights(self) -> None:
         """Draw all layers afresh; neck and heads follow their own configs."""
@@ -94,13 +104,16 @@ def _levels(place: Place) -> dict[str, tuple[int, ...]]:
 
 def _halvings(place: Place, name: str, shape: tuple[int, ...]) -> int:
     """How often the module's output is halved to the size of a level; below 0, how often it is doubled."""
-    steps = math.log2(place.map_shape('DGLPyramid')[1] / shape[1])
-    if not steps.is_integer():
+    own, other = place.map_shape('DGLPyramid')[1], shape[1]
+    larger, smaller, steps = max(own, other), min(own, other), 0
+    while larger > smaller:
+        larger, steps = -(-larger // 2), steps + 1
+    if larger != smaller:
         raise ValueError(
             f"auxiliary.type='man_mm.DGLPyramid' halves or doubles the output of {place.name}, which does not lead to "
-            f'the size of {name}: their heights are {place.map_shape("DGLPyramid")[1]} and {shape[1]} px.'
+            f'the size of {name}: of an image of model.backbone.probe_size, they are {own} and {other} px high.'
         )
-    return int(steps)
+    return steps if own > other else -steps
 
 
 def _neck_that_reads(neck: Any, widths: list[int]) -> Any:
@@ -113,6 +126,12 @@ def _neck_that_reads(neck: Any, widths: list[int]) -> Any:
     if isinstance(neck['in_channels'], int):
         return {**neck, 'in_channels': widths[-1]}
     return {**neck, 'in_channels': widths}
+
+
+def _start_level(neck: Any) -> int:
+    """Maps at the front that a neck does not read."""
+    first = neck[0] if isinstance(neck, list) else neck
+    return first.get('start_level', 0) if first else 0
 
 
 def _resized(halved: list[Tensor], steps: int) -> Tensor:

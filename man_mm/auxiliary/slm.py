@@ -99,8 +99,8 @@ class SLM(Auxiliary):
         if own_tail or self.shared_tail:
             raise ValueError(
                 f'auxiliary.units_per_stage=0: {list(own_tail or self.shared_tail)} behind the last unit reads '
-                f'{last[0]} channels, the output of {place.name} has {own[0]}. Set auxiliary.tail to a dict that replaces '
-                'it, or leaves it out (None), or partition so that no such module is left.'
+                f'{last[0]} channels, the output of {place.name} has {own[0]}. Set auxiliary.tail to a dict that '
+                'replaces it, or leaves it out (None), or partition so that no such module is left.'
             )
         if self.head == 'shared' and self.neck is None:
             raise ValueError(

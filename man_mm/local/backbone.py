@@ -58,7 +58,7 @@ class LocalBackbone(TransparentWrapper):
         bank: False keeps the taps of earlier modules from the auxiliaries, which see zeros instead.
         bank_dtype: Precision of banked taps, e.g. `float16`. Default: as they come.
         probe_size: Height and width of the training images in px, for `partition='memory'` and for auxiliaries whose
-            layers depend on it (`man_mm.PredSim`).
+            layers depend on it (`man_mm.PredSim`; `man_mm.DGLPyramid` on its ratios).
 
     Raises:
         ValueError: If the backbone cannot be unrolled, or an argument is out of range.

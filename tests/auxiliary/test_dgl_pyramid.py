@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ..local.test_transparency import BACKBONES
+from ..local.test_transparency import BACKBONES, NORMED
 from ..models import FPN, build, images, retinanet
 from ..readout.test_detectors import DETECTORS, detector
 from ..training import Trainer, named, reached
@@ -35,7 +35,7 @@ def test_maps_have_the_sizes_of_the_backbones_at_every_cut(name):
 
 @pytest.mark.parametrize('size', [(50, 70), (33, 97)])
 def test_maps_of_images_of_any_size_cover_those_of_the_backbone(size):
-    backbone = pyramids(9)
+    backbone = pyramids(9, neck={**FPN, 'start_level': 0})
     x = torch.randn(1, 3, *size)
     for module in range(8):
         out, taps = backbone.unrolled.run(backbone.backbone, 0, backbone.partition.span(module)[1], x)
@@ -48,7 +48,7 @@ def test_maps_of_images_of_any_size_cover_those_of_the_backbone(size):
 
 
 def test_a_larger_map_is_made_by_bilinear_upsampling_and_a_smaller_one_by_convolutions_of_stride_two():
-    backbone = pyramids(9)
+    backbone = pyramids(9, neck={**FPN, 'start_level': 0})
     auxiliary = backbone.auxiliaries[4]  # the stem and stages 1 and 2: stride 8
     assert auxiliary.steps == {'layer1': -1, 'layer2': 0, 'layer3': 1, 'layer4': 2}
     x, _, levels = maps_of(backbone, 4)
@@ -124,6 +124,26 @@ def test_layers_are_drawn_afresh_with_the_models_seed():
     assert first.auxiliaries[0].reduce.weight.std() > 0 and (first.auxiliaries[0].reduce.bias == 0).all()
 
 
+@pytest.mark.parametrize('size', [(400, 667), (250, 250), (600, 1000), (33, 97), (448, 448)])
+def test_any_size_of_training_images_may_be_told(size):
+    cfg = dict(
+        type='man_mm.LocalBackbone',
+        backbone=retinanet(None)['backbone'],
+        num_modules=9,
+        probe_size=size,
+        auxiliary={**DGL, 'neck': FPN, 'head': 'shared'},
+    )
+    told, plain = build(cfg), pyramids(9)
+    assert [a.steps for a in told.auxiliaries] == [a.steps for a in plain.auxiliaries]
+
+
+def test_maps_that_the_neck_passes_over_are_not_resized():
+    auxiliary = pyramids(9).auxiliaries[5]
+    assert auxiliary.unread == ('layer1',)  # FPN starts at stage 2
+    levels = auxiliary(torch.randn(1, 32, 4, 4), {})
+    assert [level.shape[2] for level in levels] == [4, 8, 4, 2]
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
@@ -147,3 +167,18 @@ def test_a_backbone_that_returns_no_maps_is_refused():
     )
     with pytest.raises(ValueError, match=r'stands in for the maps .* VisionTransformer does not return'):
         pyramids(2, vit, 'mmpretrain', neck='shared')
+
+
+def test_banked_levels_of_a_backbone_that_normalises_its_outputs_are_refused():
+    cfg, scope = NORMED['swin']
+    with pytest.raises(ValueError, match=r'banked_levels=True: SwinTransformer returns its .* \[\'norm0\''):
+        pyramids(4, cfg, scope, neck='shared', banked_levels=True)
+
+
+@pytest.mark.parametrize('rule', ['DGL', 'PredSim', 'AugLocal'])
+def test_a_rule_for_classifiers_says_so_on_a_detector(rule):
+    auxiliary = dict(type=f'man_mm.{rule}', **({'depth': 1} if rule == 'AugLocal' else {}))
+    cfg = retinanet(4)
+    cfg['backbone']['auxiliary'] = auxiliary
+    with pytest.raises(ValueError, match=rf'man_mm\.{rule} is a rule for classifiers; for detectors .*DGLPyramid'):
+        build(cfg)

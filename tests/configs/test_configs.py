@@ -53,6 +53,9 @@ def narrow(cfg, width=WIDTH, name=''):
         small['grid_size'] = None  # the images are smaller
     if small.get('type') == 'man_mm.CIFARResNet':
         small.update(base_channels=16 // WIDTH, depth=SHALLOW[cfg['depth']])
+    if small.get('type') in ('DETR', 'DeformableDETR'):
+        small.update(num_queries=10, encoder={**small['encoder'], 'num_layers': 1})
+        small['decoder'] = {**small['decoder'], 'num_layers': 2}
     if small.get('type') == 'SwinIRNet':
         small.update(embed_dim=12, depths=[2] * 6, num_heads=[2] * 6, img_size=16)
     if small.get('type') == 'VisionTransformer':
@@ -157,11 +160,15 @@ def test_local_config_differs_from_its_twin_only_by_local_learning(name):
         'train_cfg',
         'randomness',
         'val_evaluator',
+        'test_dataloader',
+        'test_evaluator',
+        'auto_scale_lr',
         'default_hooks',
         'data_preprocessor',
     ):
         assert local.get(key) == twin.get(key), key
-    assert local.optim_wrapper.optimizer == twin.optim_wrapper.optimizer
+    for key in ('optimizer', 'clip_grad', 'paramwise_cfg'):
+        assert local.optim_wrapper.get(key) == twin.optim_wrapper.get(key), key
     assert inner(local.model) == inner(twin.model)
     without = {place_of(local.model): None}
     assert {**local.model, **without} == {**twin.model, **without}
@@ -182,5 +189,5 @@ def test_a_leaf_is_short_and_its_folder_lists_it(name):
     path = ROOT / 'configs' / name
     assert len(path.read_text().splitlines()) <= 31
     if not name.startswith('demo/'):
-        assert path.stem in (path.parent / 'metafile.yml').read_text()
+        assert f'Name: {path.stem}\n' in (path.parent / 'metafile.yml').read_text()
         assert f'({path.name})' in (path.parent / 'README.md').read_text()

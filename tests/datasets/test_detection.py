@@ -79,13 +79,14 @@ def test_a_voc_tree_trains_and_is_scored_by_class(tmp_path):
                 if step['type'] == 'Resize':
                     step['scale'] = (64, 64)
         small[key] = loader
-    small.update(val_evaluator=cfg.val_evaluator.to_dict(), val_cfg=dict(type='ValLoop'))
+    small.update(log_level='INFO', val_evaluator=cfg.val_evaluator.to_dict(), val_cfg=dict(type='ValLoop'))
     run = runner(small)
     run.train()
     assert len(run.train_dataloader.dataset) == 8
     metrics = run.val_loop.run()
     assert set(metrics) >= {'pascal_voc/mAP', 'pascal_voc/AP50'}
-    assert len(run.val_evaluator.dataset_meta['classes']) == 20
+    log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    assert all(f'| {name} ' in log for name in run.val_evaluator.dataset_meta['classes'])
 
 
 def test_crowds_and_boxes_without_an_area_reach_no_loss(tmp_path):

@@ -284,6 +284,28 @@ def test_a_head_of_other_strides_than_the_neck_gives_is_refused_before_training(
         Trainer(build(detector('retinanet', **auxiliary)))
 
 
+@pytest.mark.parametrize('neck', [{**FPN, 'start_level': 0}, [{**FPN, 'start_level': 0}]], ids=['neck', 'list'])
+def test_maps_of_other_strides_than_the_priors_are_refused_before_a_step(neck):
+    run = Trainer(build(detector('retinanet', neck=neck)))
+    before = {key: value.clone() for key, value in run.model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r'model\.bbox_head has priors of strides .* \[8, 4, 2, 1, 1\] high, .*start_level'
+    ):
+        run.step()
+    assert_equal(dict(run.model.state_dict()), before)
+
+
+@pytest.mark.parametrize('size', [33, 50, 64, 96])
+@pytest.mark.parametrize(
+    'auxiliary', [{}, dict(type='man_mm.DGLPyramid', channels=8, head='private')], ids=['man', 'dgl']
+)
+@pytest.mark.parametrize('divisor', [1, 32])
+def test_images_of_every_size_fit_their_strides(size, auxiliary, divisor):
+    cfg = retinanet(9, auxiliary=auxiliary)
+    cfg['data_preprocessor'] = {**PREPROCESSOR, 'pad_size_divisor': divisor}
+    Trainer(build(cfg)).step(batch(size=size, boxes=((4.0, 6.0, 28.0, 30.0),)))
+
+
 @pytest.mark.parametrize('cuts', [['layer1.1', 'layer2.1', 'layer3.1'], ['layer2.1'], ['layer3.1']], ids=str)
 def test_cuts_at_the_ends_of_stages_leave_the_next_stages_to_the_small_model(cuts):
     model = build(retinanet(len(cuts) + 1, partition=cuts))
@@ -295,19 +317,19 @@ def test_cuts_at_the_ends_of_stages_leave_the_next_stages_to_the_small_model(cut
     assert run.gradients.keys() == named(model, '')
 
 
-def test_crowd_boxes_train_as_in_the_plain_detector():
-    weights = build(retinanet(None), seed=1).state_dict()
-
-    def loss(num_modules):
+def test_crowds_are_left_out_of_local_losses_as_of_the_main_one():
+    def losses(threshold, crowd):
+        cfg = retinanet(4)
+        cfg['train_cfg'] = {**cfg['train_cfg'], 'assigner': {**ASSIGNER, 'ignore_iof_thr': threshold}}
         data = batch()
         for sample in data['data_samples']:
-            sample.ignored_instances.bboxes = torch.tensor([[0.0, 0.0, 40.0, 40.0]])
-            sample.ignored_instances.labels = torch.zeros(1, dtype=torch.long)
-        model = build(retinanet(num_modules)).train()
-        model.load_state_dict(weights, strict=False)
-        if num_modules is None:
-            wrapper = OptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
-            return model.train_step(data, wrapper)['loss']
-        return Trainer(model).step(data)['loss']
+            if crowd:
+                sample.ignored_instances.bboxes = torch.tensor([[0.0, 0.0, 40.0, 40.0]])
+                sample.ignored_instances.labels = torch.zeros(1, dtype=torch.long)
+        run = Trainer(build(cfg))
+        logs = run.step(data)
+        return [logs['loss_cls'], *(run.optim_wrapper.local_losses[module, 'cls'] for module in range(3))]
 
-    assert torch.equal(loss(4), loss(None))
+    plain = losses(-1, crowd=False)
+    assert all(torch.equal(a, b) for a, b in zip(losses(-1, crowd=True), plain, strict=True))  # RetinaNet's own way
+    assert all(a != b for a, b in zip(losses(0.5, crowd=True), plain, strict=True))
