@@ -44,7 +44,7 @@ HELD_OUT = 100
 """Training images of cutpaste, the last ones, that are left out of training."""
 SETTINGS = {
     'bccd': dict(lrs=(3e-4, 1e-3, 3e-3), grid_length=2, length=4),
-    'cutpaste': dict(lrs=(3e-4, 1e-3, 3e-3), grid_length=1, length=2),
+    'cutpaste': dict(lrs=(3e-4, 1e-3, 3e-3), grid_length=1, length=3),
 }
 
 
