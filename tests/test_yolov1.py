@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 import torch
+from mmdet.models.test_time_augs import DetTTAModel
 from mmengine.config import ConfigDict
 from mmengine.optim import OptimWrapper
-from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 
 from .models import CLASSES, FPN, PREPROCESSOR, RESNET, batch, build, local_backbone, sample
@@ -250,7 +250,7 @@ def test_predictions_of_an_image_and_its_mirror_image_are_merged():
     model = build(yolo()).eval()
     model.bbox_head.test_cfg.score_thr = -1  # nothing is learned yet
     tta_cfg = ConfigDict(nms=NMS, max_per_img=10)
-    tta = MODELS.build(dict(type='mmdet.DetTTAModel', module=model, tta_cfg=tta_cfg))
+    tta = DetTTAModel(module=model, tta_cfg=tta_cfg)
     (merged,) = tta.merge_preds([[model.test_step(view)[0] for view in views]])
     assert 0 < len(merged.pred_instances) <= 10
 

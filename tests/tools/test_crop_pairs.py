@@ -16,8 +16,9 @@ SCALES = (2, 3, 4)
 CORNERS = [(x, y) for y in (0, 24) for x in (0, 24, 36)]  # 72 x 60 px in crops of 36 px: the last column is flush
 # Stands in for the tool: sends itself a signal instead of giving the n-th file its name.
 DYING = """
-import os, runpy, sys
+import os, runpy, signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background passes on that it is ignored
 replace, left, number = Path.replace, int(sys.argv[1]), int(sys.argv[2])
 def dying(self, target):
     global left
