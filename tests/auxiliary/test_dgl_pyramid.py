@@ -150,7 +150,7 @@ def test_maps_that_the_neck_passes_over_are_not_resized():
         (dict(channels=0), r'auxiliary\.channels=0 must be an integer, 1 or more'),
         (dict(channels='wide'), r"auxiliary\.channels='wide' must be"),
         (dict(banked_levels='yes'), r"auxiliary\.banked_levels='yes' must be True or False"),
-        (dict(chanel=8), r"man_mm\.DGLPyramid has no key \{'chanel': 8\}"),
+        (dict(width=8), r"man_mm\.DGLPyramid has no key \{'width': 8\}"),
     ],
 )
 def test_wrong_options_are_named(options, message):
