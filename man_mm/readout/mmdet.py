@@ -42,7 +42,7 @@ class DetectorReadout(Readout):
         """
         if isinstance(features, (tuple, list)) and isinstance(inputs, Tensor):
             for name, strides in self._strides(auxiliary):
-                _check_strides(name, strides, inputs.shape[2:], [level.shape[2:] for level in features])
+                _check_strides(name, strides, inputs.shape[2], [level.shape[2] for level in features])
         return super().loss(auxiliary, features, inputs, targets)
 
     def _strides(self, auxiliary: Any) -> Iterator[tuple[str, list[int]]]:
@@ -55,9 +55,10 @@ class DetectorReadout(Readout):
                 yield name, [stride[1] if isinstance(stride, (tuple, list)) else stride for stride in strides]
 
 
-def _check_strides(name: str, strides: list[int], image: Any, sizes: list[Any]) -> None:
-    """A map has a cell for every stride, or a few more: one that was up-sampled may cover a padded image."""
-    height, got = image[0], [size[0] for size in sizes]
+def _check_strides(name: str, strides: list[int], height: int, got: list[int]) -> None:
+    """Maps of these heights, of an image of `height` px, have a cell for every stride, or a few more: one that was
+    up-sampled may cover a padded image.
+    """
     least = [-(-height // stride) for stride in strides]
     most = [-(-height // max(stride, DEEPEST)) * max(stride, DEEPEST) // stride for stride in strides]
     if len(got) != len(strides) or not all(a <= b <= c for a, b, c in zip(least, got, most, strict=True)):

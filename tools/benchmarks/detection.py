@@ -57,10 +57,8 @@ def split_cutpaste() -> tuple[Path, Path]:
     for name, chosen in (('train', images[:-HELD_OUT]), ('val', images[-HELD_OUT:])):
         known = {image['id'] for image in chosen}
         boxes = [box for box in whole['annotations'] if box['image_id'] in known]
-        path, text = (
-            ROOT / f'work_dirs/cutpaste_{name}.json',
-            json.dumps({**whole, 'images': chosen, 'annotations': boxes}),
-        )
+        path = ROOT / f'work_dirs/cutpaste_{name}.json'
+        text = json.dumps({**whole, 'images': chosen, 'annotations': boxes})
         path.parent.mkdir(exist_ok=True)
         if not path.exists() or path.read_text() != text:  # a run may be reading it
             path.write_text(text)
@@ -92,7 +90,7 @@ def halve(cfg: Any) -> None:
 
 
 def prepare(data: str, cfg: Config, run: Run) -> None:
-    """Small images and a slim model; scored after the last epoch, on the data of the run's split."""
+    """A slim RetinaNet, YOLOv1 as it is; scored after the last epoch, on the data of the run's split."""
     if 'anchor_generator' in cfg.model.bbox_head:
         slim(cfg)
     if data == 'cutpaste':
