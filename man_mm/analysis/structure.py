@@ -20,7 +20,8 @@ class ModuleRow:
         units: Names of its units.
         stages: The stages they belong to.
         parameters: Trainable parameters of the units.
-        auxiliary_parameters: Trainable parameters of the auxiliary that trains it: units, neck, private heads.
+        auxiliary_parameters: Trainable parameters of the auxiliary that trains it: units, neck, private heads. Of one
+            that modules share, they count in the first of these modules; 0 in the others.
         reads: Taps that the auxiliary, or for the last module the model, takes from the feature bank.
         writes: Taps that the module makes and banks; the last module's go to the model directly.
     """
@@ -40,7 +41,6 @@ def module_rows(backbone: LocalBackbone) -> list[ModuleRow]:
     earlier: list[Unit] = []
     for module in range(backbone.num_modules):
         units = backbone.unrolled.units[slice(*backbone.partition.span(module))]
-        is_last = module == backbone.num_modules - 1
         writes = [unit for unit in units if unit.tap in backbone.banked]
         rows.append(
             ModuleRow(
@@ -48,7 +48,7 @@ def module_rows(backbone: LocalBackbone) -> list[ModuleRow]:
                 units=tuple(unit.name for unit in units),
                 stages=tuple(dict.fromkeys(unit.stage for unit in units)),
                 parameters=sum(_trainable(unit.parameters(backbone.backbone)) for unit in units),
-                auxiliary_parameters=0 if is_last else _trainable(backbone.auxiliaries[module].parameters()),
+                auxiliary_parameters=_trainable(_auxiliary_parameters(backbone, module)),
                 reads=tuple(unit.tap for unit in earlier if _reads(backbone, module, unit)),
                 writes=tuple(unit.tap for unit in writes),
             )
@@ -57,11 +57,18 @@ def module_rows(backbone: LocalBackbone) -> list[ModuleRow]:
     return rows
 
 
+def _auxiliary_parameters(backbone: LocalBackbone, module: int) -> Iterable[nn.Parameter]:
+    """Those that no earlier module has counted."""
+    if module == backbone.num_modules - 1 or backbone.groups[module] in backbone.groups[:module]:
+        return ()
+    return backbone.auxiliary_of(module).parameters()
+
+
 def _reads(backbone: LocalBackbone, module: int, unit: Unit) -> bool:
     """Whether the auxiliary of `module`, or for the last module the model, reads the tap of an earlier `unit`."""
     if module == backbone.num_modules - 1:
         return not unit.pooled
-    auxiliary = backbone.auxiliaries[module]
+    auxiliary = backbone.auxiliary_of(module)
     return backbone.reads_bank and (auxiliary.reads_pooled if unit.pooled else auxiliary.reads_taps)
 
 

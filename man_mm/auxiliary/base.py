@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..local import Place
 from ..local.host import NO_HEADS
+from ..local.share import layers_of
 from ..registry import MODELS
 
 __all__ = ['Auxiliary', 'Task', 'read_width', 'reset_weights']
@@ -42,7 +43,8 @@ class Task(Protocol):
 class Auxiliary(BaseModule):
     """Turns a module's output into the losses that train the module.
 
-    `LocalBackbone` builds one per module but the last, and adds `place` to its config.
+    `LocalBackbone` builds one per module but the last, and adds `place` to its config; those of the same `signature`
+    may become one.
 
     Args:
         place: The module and the backbone that it is built for. Read while building; not kept.
@@ -51,8 +53,8 @@ class Auxiliary(BaseModule):
         head: `shared` for the model's own heads, `private` for one of the same kind as every head that trains, with an
             initialisation of its own, or a dict from the model's attribute to the config of the head to use instead,
             e.g. `dict(bbox_head=dict(type='RetinaHead', ...))`.
-        shared_head_grad: Whose gradients reach the parts shared with the model: the `sum` of the K losses', their
-            `mean`, or the `last` one's, the main loss's. Running statistics in shared parts see all K forwards.
+        shared_head_grad: Whose gradients reach the parts shared with the model: the `sum` of a step's losses', their
+            `mean`, or the `last` one's, the main loss's. Running statistics in shared parts see all these forwards.
 
     Raises:
         ValueError: If `neck`, `head` or `shared_head_grad` is none of these.
@@ -110,6 +112,14 @@ class Auxiliary(BaseModule):
     def head_width(self, in_channels: int) -> int:
         """Features that its own head reads, where the model's head reads `in_channels`."""
         return in_channels
+
+    def signature(self) -> tuple[Any, ...]:
+        """All that follows from `place`, apart from names and weights: what modules that share an auxiliary agree in.
+
+        Compared before heads are adopted, between places whose modules end in the same stage. A subclass adds what its
+        layers do not show.
+        """
+        return (*layers_of(self), self.reads_taps, self.reads_pooled)
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Parameters of the wrapped backbone that it uses as they are, so that its local loss trains them."""

@@ -43,6 +43,10 @@ class ClassifierAuxiliary(Auxiliary):
         """See `Auxiliary.local_losses`."""
         return task.loss((self(x, taps),))
 
+    def signature(self) -> tuple[Any, ...]:
+        """See `Auxiliary.signature`."""
+        return (*super().signature(), self.num_features)
+
     def head_width(self, in_channels: int) -> int:
         """See `Auxiliary.head_width`."""
         return self.num_features

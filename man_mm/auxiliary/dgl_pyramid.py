@@ -10,7 +10,7 @@ from ..local import Place
 from ..registry import MODELS, strict_keys, switch
 from .base import Auxiliary, reset_weights
 
-__all__ = ['DGLPyramid']
+__all__ = ['DGLPyramid', 'neck_that_reads']
 
 
 @MODELS.register_module()
@@ -57,7 +57,7 @@ class DGLPyramid(Auxiliary):
                 f"auxiliary.banked_levels=True: {type(place.net).__name__} returns its stages' maps through "
                 f'{list(place.unrolled.tail)}, which the feature bank does not hold.'
             )
-        own_neck = _neck_that_reads(neck, list(widths.values()))
+        own_neck = neck_that_reads(neck, list(widths.values()))
         super().__init__(place, neck=own_neck or neck, head=head, **kwargs)
         self.reads_taps = banked_levels
         self.levels = tuple(levels)
@@ -83,6 +83,10 @@ class DGLPyramid(Auxiliary):
     def _level(self, halved: list[Tensor], name: str) -> Tensor:
         """A self-made map; one that the neck passes over is not resized, which would only cost memory."""
         return halved[0] if name in self.unread else _resized(halved, self.steps[name])
+
+    def signature(self) -> tuple[Any, ...]:
+        """See `Auxiliary.signature`."""
+        return (*super().signature(), *self.steps.items())
 
     def init_weights(self) -> None:
         """Draw all layers afresh; neck and heads follow their own configs."""
@@ -116,10 +120,10 @@ def _halvings(place: Place, name: str, shape: tuple[int, ...]) -> int:
     return steps if own > other else -steps
 
 
-def _neck_that_reads(neck: Any, widths: list[int]) -> Any:
+def neck_that_reads(neck: Any, widths: list[int]) -> Any:
     """The config of a neck of its own, made to read maps of these widths; None if it says no `in_channels`."""
     if isinstance(neck, list):
-        first = _neck_that_reads(neck[0], widths) if neck else None
+        first = neck_that_reads(neck[0], widths) if neck else None
         return first and [first, *neck[1:]]
     if not isinstance(neck, dict) or 'in_channels' not in neck:
         return None

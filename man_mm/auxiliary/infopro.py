@@ -99,6 +99,10 @@ class InfoPro(ClassifierAuxiliary):
             losses['loss_contrast'] = self.lambda2 * contrast
         return losses
 
+    def signature(self) -> tuple[Any, ...]:
+        """See `Auxiliary.signature`: the weights of the losses differ from module to module."""
+        return (*super().signature(), self.lambda1, self.lambda2)
+
     def init_weights(self) -> None:
         """Draw all layers afresh; the head follows its own config."""
         super().init_weights()

@@ -70,6 +70,10 @@ class PredSim(ClassifierAuxiliary):
             loss_sim=self.beta * loss_sim,
         )
 
+    def signature(self) -> tuple[Any, ...]:
+        """See `Auxiliary.signature`."""
+        return (*super().signature(), self.shape)
+
     def init_weights(self) -> None:
         """Draw the convolution afresh; the head follows its own config."""
         super().init_weights()

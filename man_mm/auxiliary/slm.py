@@ -137,6 +137,11 @@ class SLM(Auxiliary):
         """See `Auxiliary.head_width`."""
         return self._widths.get(in_channels, in_channels) + sum(self.vectors.values())
 
+    def signature(self) -> tuple[Any, ...]:
+        """See `Auxiliary.signature`. `stood_for` is left out: an output that ends with the module is `x` either way."""
+        made = tuple(unit.tap for unit in self.units)
+        return (*super().signature(), made, self.vectors, self._widths)
+
     def init_weights(self) -> None:
         """Initialise neck and heads by their own configs, and the units when `init='random'`."""
         super().init_weights()

@@ -28,7 +28,8 @@ class FeatureBankHook(Hook):
     """Opens the feature bank with every training batch, closes it after the forward, also when it raises.
 
     Checks the whole set-up before training, binds the readout that fits the model, and logs under `local_MM/*` what the
-    local losses were, and under `bank_mib` what the bank held at most.
+    local losses were, and under `bank_mib` what the bank held at most. A module that is idle in an iteration
+    (`train_every`) has no new value: MMEngine's log lines repeat its last one.
 
     Args:
         log: `terms` logs every local loss term, `total` one number a module.
@@ -39,6 +40,7 @@ class FeatureBankHook(Hook):
             raise ValueError(f'FeatureBankHook.log={log!r} must be one of {LOGS}.')
         self.log = log
         self._backbone: LocalBackbone | None = None
+        self._optim_wrapper: LocalOptimWrapper | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Check, and start to listen to the model's forward.
@@ -68,14 +70,16 @@ class FeatureBankHook(Hook):
         if backbone.readout is not None:  # left by a run that did not end, or by a second hook of this kind
             backbone.readout.detach()
         readout.attach(backbone.auxiliaries[0], self._open, self._close)
-        backbone.readout, self._backbone = readout, backbone
+        backbone.readout, self._backbone, self._optim_wrapper = readout, backbone, optim_wrapper
 
     def _open(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = inspect.signature(host.forward).bind(*args, **kwargs).arguments
         if call.get('mode') == 'loss':
             assert self._backbone is not None and self._backbone.readout is not None
-            self._backbone.readout.check_batch(call['inputs'], call.get('data_samples'))
-            self._backbone.bank.open(call['inputs'], call.get('data_samples'))
+            assert self._optim_wrapper is not None
+            inputs, targets = call['inputs'], call.get('data_samples')
+            self._backbone.readout.check_batch(inputs, targets)
+            self._backbone.bank.open(inputs, targets, self._optim_wrapper.num_steps)
 
     def _close(self, *_: Any) -> None:
         assert self._backbone is not None
@@ -85,13 +89,14 @@ class FeatureBankHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Log this iteration's local losses."""
-        losses = getattr(runner.optim_wrapper, 'local_losses', {})
-        if self._backbone is None or not losses:
+        if self._backbone is None or self._optim_wrapper is None:
             return
-        values = torch.stack([value.float() for value in losses.values()]).tolist()  # one synchronisation for all
-        for (module, name), value in zip(losses, values, strict=True):
-            if self.log == 'terms' or name == 'total':
-                runner.message_hub.update_scalar(f'train/local_{module:02d}/{name}', value)
+        losses = self._optim_wrapper.local_losses
+        if losses:
+            values = torch.stack([value.float() for value in losses.values()]).tolist()  # one synchronisation for all
+            for (module, name), value in zip(losses, values, strict=True):
+                if self.log == 'terms' or name == 'total':
+                    runner.message_hub.update_scalar(f'train/local_{module:02d}/{name}', value)
         runner.message_hub.update_scalar('train/bank_mib', self._backbone.bank.peak_bytes / 2**20)
 
     def after_train(self, runner: Runner) -> None:
@@ -99,7 +104,7 @@ class FeatureBankHook(Hook):
         if self._backbone is not None and self._backbone.readout is not None:
             self._backbone.readout.detach()
             self._backbone.readout = None
-        self._backbone = None
+        self._backbone = self._optim_wrapper = None
 
 
 def _check_wrapper(model: nn.Module) -> None:

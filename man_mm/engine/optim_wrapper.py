@@ -75,6 +75,11 @@ class LocalOptimWrapper(OptimWrapper):
             if self.eager_step and holds:
                 raise ValueError(f'optim_wrapper.eager_step=True does not go with {reason}.')
 
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps before this iteration, also of a run that was resumed. An accumulation is one step."""
+        return self._inner_count // self._accumulative_counts
+
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """As upstream's; in it the model's `LocalBackbone` finds `local_backward`."""

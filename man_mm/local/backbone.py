@@ -4,12 +4,13 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from mmengine.logging import MessageHub, print_log
-from mmengine.model import ModuleList
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS, strict_keys, switch
 from .bank import FeatureBank
@@ -17,6 +18,7 @@ from .cost import activation_bytes
 from .host import on_sibling
 from .partition import Partition, partition
 from .place import Place, unit_shapes
+from .share import build_auxiliaries
 from .signal import LocalBackward, current_local_backward
 from .transparent import TransparentWrapper
 from .unroll import Unrolled, unroll
@@ -28,6 +30,9 @@ BANK_DTYPES = ('float16', 'bfloat16', 'float32')
 
 class Readout(Protocol):
     """What a `LocalBackbone` asks of a readout."""
+
+    num_losses: int
+    """Local losses of the iteration, and the main loss."""
 
     def task(self, auxiliary: nn.Module, inputs: Any, targets: Any) -> Any:
         """What an auxiliary asks of the model for one batch."""
@@ -52,13 +57,26 @@ class LocalBackbone(TransparentWrapper):
 
     Args:
         backbone: Config of the backbone to wrap.
-        num_modules: K. 1 is plain back-propagation.
+        num_modules: K. 1 is plain back-propagation. `auto` stands in configs for what fits in `memory_budget`; the
+            command line of training replaces it before this class sees it, see `man_mm.analysis.plan`.
         auxiliary: Config of the network that trains a module, e.g. `dict(type='man_mm.SLM', neck=...)`.
         partition: `uniform`, `memory`, or the names of the units that end modules 0 to K - 2.
         bank: False keeps the taps of earlier modules from the auxiliaries, which see zeros instead.
         bank_dtype: Precision of banked taps, e.g. `float16`. Default: as they come.
         probe_size: Height and width of the training images in px, for `partition='memory'` and for auxiliaries whose
             layers depend on it (`man_mm.PredSim`; `man_mm.DGLPyramid` on its ratios).
+        share: `none` gives every module an auxiliary of its own, as the paper does. `stage`: modules in a row that end
+            in one stage, and whose auxiliaries differ in nothing but what they mirror, use the first one's. Its
+            gradients are the sum over these modules, its running statistics see all of them.
+        train_every: n: a module but the last one trains in every n-th optimizer step, module m in steps s with
+            (s + m) % n == 0. In the others it is idle: it runs without a graph, and neither it nor an auxiliary that no
+            other module uses gets a gradient, so the optimizer passes over them, weight decay and momentum too.
+            Running statistics of the module's own norms move all the same. The optim wrapper counts the steps, an
+            accumulation as one; in a resumed run it counts on.
+        tail_chunks: Run the backbone's own layers behind the last unit, e.g. EDSR's upsampler, on that many parts of
+            the batch, one after the other, and recompute them in backward: only one part's activations are ever alive.
+            For layers that look at one image at a time.
+        memory_budget: With `num_modules='auto'`: memory of a training step, e.g. `6GiB`, or a number of bytes.
 
     Raises:
         ValueError: If the backbone cannot be unrolled, or an argument is out of range.
@@ -67,14 +85,20 @@ class LocalBackbone(TransparentWrapper):
     def __init__(
         self,
         backbone: dict[str, Any],
-        num_modules: int,
+        num_modules: int | Literal['auto'],
         auxiliary: dict[str, Any] | None = None,
         partition: str | Sequence[str] = 'uniform',
         bank: bool = True,
         bank_dtype: str | None = None,
         probe_size: tuple[int, int] = (256, 256),
+        share: str = 'none',
+        train_every: int = 1,
+        tail_chunks: int = 1,
+        memory_budget: str | int | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
+        if num_modules == 'auto' or memory_budget is not None:
+            raise _unplanned(num_modules, memory_budget)
         super().__init__(MODELS.build(backbone), init_cfg)
         self.unrolled: Unrolled = unroll(self.backbone)
         self.partition = self._cut(num_modules, partition, probe_size)
@@ -90,12 +114,13 @@ class LocalBackbone(TransparentWrapper):
                 "config of a network that trains it, e.g. auxiliary=dict(type='man_mm.SLM', neck=...)."
             )
         shapes = cache(lambda: unit_shapes(self.backbone, self.unrolled, probe_size))
-        self.auxiliaries = ModuleList(
-            MODELS.build(
-                dict(auxiliary or {}, place=Place(self.backbone, self.unrolled, self.partition, module, shapes))
-            )
+        places = [
+            Place(self.backbone, self.unrolled, self.partition, module, shapes)
             for module in range(self.num_modules - 1)
-        )
+        ]
+        self.auxiliaries, self.groups = build_auxiliaries(auxiliary, places, share)
+        self.train_every = self._checked_train_every(train_every)
+        self.tail_chunks = self._checked_tail_chunks(tail_chunks)
         reads_pooled = any(auxiliary.reads_pooled for auxiliary in self.auxiliaries)
         self.banked = {unit.tap: unit for unit in self.unrolled.units if unit.tap and (reads_pooled or not unit.pooled)}
         if any(auxiliary.head != 'shared' for auxiliary in self.auxiliaries):
@@ -109,6 +134,27 @@ class LocalBackbone(TransparentWrapper):
         for note in result.notes:
             print_log(f'LocalBackbone: {note}', logger='current', level=logging.WARNING)
         return result
+
+    def _checked_train_every(self, n: int) -> int:
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise ValueError(f'train_every={n!r} must be an integer, 1 (every step) or more.')
+        if n > 1 and self.num_modules == 1:
+            print_log(
+                f'LocalBackbone: train_every={n} has nothing to act on: with num_modules=1 there are no local losses.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        return n
+
+    def _checked_tail_chunks(self, n: int) -> int:
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise ValueError(f'tail_chunks={n!r} must be an integer, 1 (all at once, kept) or more.')
+        if n > 1 and (self.num_modules == 1 or not self.unrolled.tail):
+            raise ValueError(
+                f'tail_chunks={n} has nothing to act on: num_modules={self.num_modules}, and '
+                f'{type(self.backbone).__name__} has the layers {list(self.unrolled.tail)} behind its last unit.'
+            )
+        return n
 
     @property
     def num_modules(self) -> int:
@@ -143,25 +189,41 @@ class LocalBackbone(TransparentWrapper):
             self._is_learning = False
 
     def _forward_modules(self, x: Tensor, local_backward: LocalBackward, readout: Readout) -> Any:
-        for module, auxiliary in enumerate(self.auxiliaries):
-            x, taps = self._run(module, x)
-            with readout.sharing(auxiliary):
-                local_backward(self._local_losses(auxiliary, x, taps, readout), module)
+        trains = [(self.bank.step + module) % self.train_every == 0 for module in range(self.num_modules - 1)]
+        readout.num_losses = sum(trains) + 1
+        for module, is_trained in enumerate(trains):
+            x, taps = self._run(module, x, is_trained)
+            if is_trained:
+                auxiliary = self.auxiliary_of(module)
+                with readout.sharing(auxiliary):
+                    local_backward(self._local_losses(auxiliary, x, taps, readout), module)
             self._put(taps)
         x, taps = self._run(self.num_modules - 1, x)
-        return self.unrolled.finish(self.backbone, x, {**self.bank.taps(), **taps})
+        return self._finish(x, {**self.bank.taps(), **taps})
+
+    def _finish(self, x: Tensor, taps: dict[str, Tensor]) -> Any:
+        """What the backbone returns, of the last unit's output and all taps."""
+        if self.tail_chunks == 1:
+            return self.unrolled.finish(self.backbone, x, taps)
+        parts = zip(x.chunk(self.tail_chunks), *(tap.chunk(self.tail_chunks) for tap in taps.values()), strict=True)
+        results = [checkpoint(self._finish_part, tuple(taps), *part, use_reentrant=False) for part in parts]
+        return tree_map(lambda *pieces: torch.cat(pieces), *results)
+
+    def _finish_part(self, names: tuple[str, ...], x: Tensor, *taps: Tensor) -> Any:
+        return self.unrolled.finish(self.backbone, x, dict(zip(names, taps, strict=True)))
 
     def _local_losses(self, auxiliary: Any, x: Tensor, taps: Mapping[str, Tensor], readout: Readout) -> dict[str, Any]:
         """The task's losses on a module's output `x`. The module's own `taps` carry its graph, banked ones none."""
         task = readout.task(auxiliary, self.bank.inputs, self.bank.targets)
         return auxiliary.local_losses(x, {**self._earlier_taps(), **taps}, task)
 
-    def _run(self, module: int, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run one module on the detached `x`: the only live graph is this module's."""
+    def _run(self, module: int, x: Tensor, is_trained: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run one module on the detached `x`: the only live graph is this module's, none for an idle one."""
         x = x.detach()
-        if module > 0 and self._checkpoints:
+        if module > 0 and self._checkpoints and is_trained:
             x.requires_grad_()  # upstream's blocks are checkpointed only if their input requires a gradient
-        return self.unrolled.run(self.backbone, *self.partition.span(module), x)
+        with torch.set_grad_enabled(is_trained):
+            return self.unrolled.run(self.backbone, *self.partition.span(module), x)
 
     def _put(self, taps: Mapping[str, Tensor]) -> None:
         """Bank a module's taps. In a scope of its own: no variable may hold a graph while the next module runs."""
@@ -186,12 +248,16 @@ class LocalBackbone(TransparentWrapper):
         for auxiliary in self.auxiliaries:
             auxiliary.adopt_head(name, sibling)
 
+    def auxiliary_of(self, module: int) -> Any:
+        """The auxiliary that trains a module: of the module alone, unless they share."""
+        return self.auxiliaries[self.groups[module]]
+
     def module_parameters(self, module: int) -> Iterator[nn.Parameter]:
-        """Parameters of a module and of the auxiliary that trains it."""
+        """Parameters of a module, and of the auxiliary that trains it unless a later module uses that one too."""
         for unit in self.unrolled.units[slice(*self.partition.span(module))]:
             yield from unit.parameters(self.backbone)
-        if module < len(self.auxiliaries):
-            yield from self.auxiliaries[module].parameters()
+        if module < len(self.groups) and self.groups[module] not in self.groups[module + 1 :]:
+            yield from self.auxiliary_of(module).parameters()
 
     def init_weights(self) -> None:
         """Initialise the wrapped backbone as upstream does, then the auxiliaries, which may copy from it."""
@@ -205,6 +271,20 @@ class LocalBackbone(TransparentWrapper):
         for auxiliary in self.auxiliaries:
             auxiliary.follow_mode(self.backbone)
         return self
+
+
+def _unplanned(num_modules: int | str, memory_budget: str | int | None) -> ValueError:
+    if num_modules != 'auto':
+        return ValueError(
+            f"memory_budget={memory_budget!r} goes with num_modules='auto', not with num_modules={num_modules!r}: "
+            'leave one of them out.'
+        )
+    missing = " It also needs memory_budget, e.g. '6GiB'." if memory_budget is None else ''
+    return ValueError(
+        "num_modules='auto' is no number of modules yet: man_mm's tools/train.py finds the one that fits in "
+        'memory_budget before it builds the model; for other programs, tools/analysis_tools/plan.py CONFIG --out '
+        f'PLAIN_CONFIG.py writes a config with numbers in it.{missing}'
+    )
 
 
 def _torch_dtype(name: str | None) -> torch.dtype | None:

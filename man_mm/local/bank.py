@@ -1,6 +1,6 @@
 """FeatureBank: what the modules behind a cut cannot reach any more."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -24,14 +24,15 @@ class FeatureBank:
         self.is_open = False
         self.inputs: Any = None
         self.targets: Any = None
+        self.step = 0
         self._entries: dict[str, tuple[Tensor, torch.dtype, int]] = {}
 
-    def open(self, inputs: Any, targets: Any) -> None:
-        """Start an iteration with the preprocessed `inputs` and `targets` of its batch."""
+    def open(self, inputs: Any, targets: Any, step: int = 0) -> None:
+        """Start an iteration with the preprocessed `inputs` and `targets` of its batch, in optimizer step `step`."""
         self.close()
         self.is_open = True
         self.peak_bytes = 0
-        self.inputs, self.targets = inputs, targets
+        self.inputs, self.targets, self.step = inputs, targets, step
 
     def close(self) -> None:
         """Drop everything."""
@@ -72,4 +73,8 @@ class FeatureBank:
     @property
     def nbytes(self) -> int:
         """Bytes held now."""
-        return sum(stored.numel() * stored.element_size() for stored, _, _ in self._entries.values())
+        return sum(stored.numel() * stored.element_size() for stored in self.stored())
+
+    def stored(self) -> Iterator[Tensor]:
+        """What it holds, as stored."""
+        return (stored for stored, _, _ in self._entries.values())

@@ -12,15 +12,15 @@ __all__ = ['activation_bytes']
 def activation_bytes(net: nn.Module, unrolled: Unrolled, size: tuple[int, int]) -> list[int]:
     """Bytes saved for backward by each unit on one image of `size` (height, width in px), on the CPU; no parameters."""
     own, x = probe(net, size, 'cpu')
-    known = {p.untyped_storage().data_ptr() for p in (*own.parameters(), *own.buffers())}
+    known = {p.untyped_storage()._cdata for p in (*own.parameters(), *own.buffers())}
     costs = []
     for unit in unrolled.units:
         saved: dict[int, int] = {}
 
         def pack(tensor: Tensor, saved: dict[int, int] = saved) -> Tensor:
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in known:
-                saved[storage.data_ptr()] = storage.nbytes()
+            if storage._cdata not in known:
+                saved[storage._cdata] = storage.nbytes()
             return tensor
 
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

@@ -42,6 +42,11 @@ class Place:
         return self.partition.span(self.module)[1]
 
     @property
+    def stage(self) -> str:
+        """The stage in which the module ends."""
+        return self.unrolled.units[self.end - 1].stage
+
+    @property
     def name(self) -> str:
         """The module's name for error messages."""
         return self.partition.name(self.module)

@@ -1,6 +1,7 @@
 """What a backbone is run on where nothing but its shapes or its costs are asked."""
 
 import copy
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,16 @@ def probe(net: nn.Module, size: tuple[int, int], device: str) -> tuple[nn.Module
         size: Height and width of the image in px.
         device: `meta` for shapes alone: no arithmetic, no memory.
     """
-    own = copy.deepcopy(net).to(device)
+    own = copy.deepcopy(net)
+    for module in own.modules():  # not by `own.to()`, which cannot exchange fake tensors
+        for tensors in cast(tuple[dict[str, Any], ...], (module._parameters, module._buffers)):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = _moved(tensor, device)
     own.eval()  # on a line of its own: the ResNets of mmdet return None here
     return own, torch.zeros(1, image_channels(net) or 3, *size, device=device)
+
+
+def _moved(tensor: Tensor, device: str) -> Tensor:
+    moved = tensor.detach().to(device).requires_grad_(tensor.requires_grad)
+    return nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved

@@ -35,10 +35,14 @@ class TransparentWrapper(BaseModule):
         for key in [key for key in state_dict if key.startswith(prefix) and key not in stored]:
             state_dict[prefix + INNER + key[len(prefix) :]] = state_dict.pop(key)
         if not self._fit(stored, prefix + AUXILIARIES):
-            if stored:
+            if stored and not self.auxiliaries:
                 print_log(
-                    'LocalBackbone: the checkpoint was trained with another num_modules, partition or auxiliary; its '
-                    'auxiliaries are left out.',
+                    "LocalBackbone: num_modules=1 needs no auxiliaries; the checkpoint's are left out.", 'current'
+                )
+            elif stored:
+                print_log(
+                    'LocalBackbone: the checkpoint was trained with another num_modules, partition, share or '
+                    'auxiliary; its auxiliaries are left out.',
                     logger='current',
                     level=logging.WARNING,
                 )
@@ -55,10 +59,10 @@ class TransparentWrapper(BaseModule):
 
     def _mirror_missing(self, state_dict: dict[str, Any], prefix: str) -> None:
         """What auxiliaries mirror and `state_dict` lacks comes from the backbone in it."""
-        for module, auxiliary in enumerate(self.auxiliaries):
+        for index, auxiliary in enumerate(self.auxiliaries):
             for name, source in auxiliary.mirrored_keys().items():
                 if prefix + INNER + source in state_dict:
-                    key = f'{prefix}{AUXILIARIES}{module}.{name}'
+                    key = f'{prefix}{AUXILIARIES}{index}.{name}'
                     state_dict.setdefault(key, state_dict[prefix + INNER + source])
 
     def __getattr__(self, name: str) -> Any:

@@ -29,7 +29,7 @@ class Readout:
 
     def __init__(self, host: nn.Module, num_modules: int) -> None:
         self.host: Any = host
-        self.num_modules = num_modules
+        self.num_losses = num_modules
         self.handles: list[Any] = []
 
     def task(self, auxiliary: Any, inputs: Any, targets: Any) -> 'BatchTask':
@@ -100,14 +100,14 @@ class Readout:
         return [p for p in everything if p.requires_grad]
 
     def attach(self, auxiliary: Any, before_forward: Callable[..., None], after_forward: Callable[..., None]) -> None:
-        """Listen to the host's forward until `detach`; for `mean`, divide every gradient of a shared parameter by K."""
+        """Listen to the host's forward until `detach`; for `mean`, divide gradients of shared parameters."""
         self.handles = [
             self.host.register_forward_pre_hook(before_forward, with_kwargs=True),
             self.host.register_forward_hook(after_forward, always_call=True),
         ]
         if auxiliary.shared_head_grad == 'mean':
             shared = self.shared_parameters(auxiliary)
-            self.handles += [p.register_hook(lambda grad: grad / self.num_modules) for p in shared]
+            self.handles += [p.register_hook(lambda grad: grad / self.num_losses) for p in shared]
 
     def detach(self) -> None:
         """Leave the host as it was."""

@@ -18,14 +18,16 @@ GRADIENTS = {
     'mean': dict(auxiliary=dict(shared_head_grad='mean')),
     'last': dict(auxiliary=dict(shared_head_grad='last')),
     'every unit': dict(num_modules=9),
+    'shared auxiliaries': dict(num_modules=9, auxiliary=dict(cut_stage=False), model_options=dict(share='stage')),
     'per module clip': dict(clip_grad=dict(max_norm=0.05, per_module=True)),
 }
+TURNS = dict(auxiliary=dict(head='private'), model_options=dict(train_every=2))
 REFUSED = {'plain': {}, 'static_graph': dict(find_unused_parameters=True, static_graph=True)}
 
 
-def distributed(num_modules=4, auxiliary=None, ddp=None, **options):
+def distributed(num_modules=4, auxiliary=None, ddp=None, model_options=None, **options):
     """A Trainer of the tiny RetinaNet in DDP."""
-    model = build(retinanet(num_modules, auxiliary=auxiliary))
+    model = build(retinanet(num_modules, auxiliary=auxiliary, **(model_options or {})))
     ddp = dict(find_unused_parameters=True) if ddp is None else ddp
     return Trainer(MMDistributedDataParallel(model, **ddp), **options)
 
@@ -36,8 +38,8 @@ def accumulated(rank):
     return run.gradients
 
 
-def weights_after_steps(rank):
-    run = distributed()
+def weights_after_steps(rank, **options):
+    run = distributed(**options)
     for step in range(3):
         run.step(batch(1, first=2 * step + rank))
     return dict(run.host.state_dict())
@@ -75,6 +77,7 @@ def run(rank, port, folder):
         results[name] = trainer.gradients
     results['accumulated'] = accumulated(rank)
     results['weights'] = weights_after_steps(rank)
+    results['weights of turns'] = weights_after_steps(rank, **TURNS)
     results['unchecked'] = train_without_checks({})
     for name, options in REFUSED.items():
         results[f'refused {name}'] = message(distributed, ddp=options)

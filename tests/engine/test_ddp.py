@@ -38,12 +38,13 @@ def test_accumulation_over_two_processes_equals_the_large_batch(ranks):
         assert_equal(result['accumulated'], expected, **CLOSE)
 
 
-def test_weights_stay_equal_over_steps(ranks):
-    run = trainer(4)
+@pytest.mark.parametrize(('name', 'options'), [('weights', {}), ('weights of turns', ddp_worker.TURNS)])
+def test_weights_stay_equal_over_steps(ranks, name, options):
+    run = trainer(4, **options)
     for step in range(3):
         run.step(batch(2, first=2 * step))
-    assert_equal(ranks[0]['weights'], ranks[1]['weights'])
-    assert_equal(ranks[0]['weights'], dict(run.model.state_dict()), **CLOSE)
+    assert_equal(ranks[0][name], ranks[1][name])
+    assert_equal(ranks[0][name], dict(run.model.state_dict()), **CLOSE)
 
 
 @pytest.mark.parametrize('name', ddp_worker.REFUSED)
