@@ -7,6 +7,18 @@ from .dgl import DGL
 from .dgl_pyramid import DGLPyramid
 from .infopro import InfoPro
 from .predsim import PredSim
+from .slim_slm import SlimSLM
 from .slm import SLM
 
-__all__ = ['DGL', 'SLM', 'AugLocal', 'Auxiliary', 'ClassifierAuxiliary', 'DGLPyramid', 'InfoPro', 'PredSim', 'Task']
+__all__ = [
+    'DGL',
+    'SLM',
+    'AugLocal',
+    'Auxiliary',
+    'ClassifierAuxiliary',
+    'DGLPyramid',
+    'InfoPro',
+    'PredSim',
+    'SlimSLM',
+    'Task',
+]
