@@ -18,6 +18,10 @@ from protocol import ROOT, Benchmark, Protocol, Run
 METHODS = {'bp': 'bp/{}_bp', 'man-k4': 'man/{}_man_k4', 'man-k17': 'man/{}_man_k17'}
 METHODS |= {'dgl-k4': 'dgl/{}_dgl_k4', 'dgl-k17': 'dgl/{}_dgl_k17'}
 MODELS = {'retinanet_r50': list(METHODS), 'yolov1_r50': ['bp', 'man-k4']}
+LEAN = 'man/retinanet_r50_manlean_k4_bccd.py'
+HEAD = 'auxiliary.head.bbox_head'
+WIDE_HEAD = {f'{HEAD}.in_channels': 256, f'{HEAD}.feat_channels': 256, f'{HEAD}.stacked_convs': 4}
+NARROW_HEAD = {f'{HEAD}.in_channels': 64}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     'slm-bank': ('man-k4', {}),
     'slm': ('man-k4', {'bank': False}),
@@ -31,12 +35,24 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     'random-init': ('man-k4', {'auxiliary.init': 'random'}),
     'k2': ('man-k4', {'num_modules': 2}),
     'k8': ('man-k4', {'num_modules': 8}),
+    'lean': (LEAN, {}),
+    'lean-wide': (LEAN, {'auxiliary.channels': 256, 'auxiliary.neck.out_channels': 256} | WIDE_HEAD),
+    'lean-slm': ('man/retinanet_r50_man-lighthead_k4_bccd.py', {'auxiliary.neck.out_channels': 64} | NARROW_HEAD),
+    'lean-c128': (LEAN, {'auxiliary.channels': 128}),
+    'lean-c256': (LEAN, {'auxiliary.channels': 256}),
+    'lean-a3': (LEAN, {f'{HEAD}.anchor_generator.scales_per_octave': 1}),
+    'lean-share': (LEAN, {'share': 'stage', 'num_modules': 8}),
+    'lean-every2': (LEAN, {'train_every': 2}),
+    'lean-nobank': (LEAN, {'bank': False}),
+    'lean-k8': (LEAN, {'num_modules': 8}),
 }
-"""The SLM and the bank apart, heads, neck, start, and the number of modules."""
+"""The SLM and the bank apart, heads, neck, start, number of modules; what lean training costs in accuracy."""
 
 SCALE = (160, 120)
-HALF = {256: 128, 64: 32, 4: 2}
+HALF = {256: 128, 128: 64, 64: 32, 4: 2}
 """Of the widths and depths of necks and heads."""
+PYRAMIDS = {'man_mm.DGLPyramid': 256, 'man_mm.SlimSLM': 64}
+"""Auxiliaries that have a width of their own, and its default."""
 PRETRAINED = {'backbone': dict(lr_mult=0.1), 'backbone.auxiliaries': dict(lr_mult=1.0)}
 PRETRAINED |= {f'backbone.auxiliaries.{i}.layers': dict(lr_mult=0.1) for i in range(16)}
 """Pretrained weights, also those that an SLM starts from, learn at a tenth of the rate; the longest key holds."""
@@ -85,8 +101,8 @@ def halve(cfg: Any) -> None:
             cfg[key] = HALF.get(part, part)
         if key == 'octave_base_scale':
             cfg[key] = 2  # with 1, anchors are as wide as their stride: too far apart to match much
-    if cfg.get('type') == 'man_mm.DGLPyramid':
-        cfg.channels = HALF[256]
+    if cfg.get('type') in PYRAMIDS:
+        cfg.channels = HALF[cfg.get('channels', PYRAMIDS[cfg.type])]
 
 
 def prepare(data: str, cfg: Config, run: Run) -> None:
