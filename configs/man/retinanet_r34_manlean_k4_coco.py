@@ -1,5 +1,5 @@
-# Lean: slim auxiliaries whose heads have a third of the anchors; every module is stepped at once; the model's own head
-# is recomputed level by level.
+# Lean: slim auxiliaries, whose heads have a third of the anchors; every module is stepped at once; the model's own
+# head is recomputed level by level.
 _base_ = './retinanet_r34_man_k17_coco.py'
 neck = _base_.model.neck.to_dict()
 neck.update(out_channels=64)
