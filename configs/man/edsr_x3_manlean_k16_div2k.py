@@ -1,5 +1,5 @@
 # Lean: the auxiliary makes its image by conv_after_body, one convolution and pixel shuffle; every module is stepped
-# at once; the two units that share a module are cheap ones; the network's tail runs on an eighth of the batch at a time.
+# at once; the two units that share a module are cheap ones; the network's tail runs on an eighth of a batch at a time.
 _base_ = 'edsr_x3_man_k16_div2k.py'
 upsample = dict(type='pixel_shuffle', in_channels=64, out_channels=3, scale_factor=3, upsample_kernel=3)
 slim = dict(units_per_stage=0, tail=dict(upsample=upsample, conv_last=None))

@@ -143,7 +143,7 @@ def test_names_say_rule_and_number_of_modules(name):
     auxiliary = wrapped(cfg).auxiliary
     if rule == 'dgl' and cfg.default_scope == 'mmagic':  # the module's output through the tail
         assert (auxiliary.type, auxiliary.units_per_stage, wrapped(cfg).bank) == ('man_mm.SLM', 0, False)
-    elif cfg.default_scope == 'mmdet' and '_manlean' in name:
+    elif cfg.default_scope == 'mmdet' and '_manlean' in name and '-copy_' not in name:
         assert auxiliary.type == 'man_mm.SlimSLM'
     elif cfg.default_scope == 'mmdet' and (rule == 'dgl' or '_man-noslm_' in name):
         assert (auxiliary.type, auxiliary.get('banked_levels', False)) == ('man_mm.DGLPyramid', rule == 'man')

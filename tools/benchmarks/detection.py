@@ -16,12 +16,15 @@ from mmengine.config import Config
 from protocol import ROOT, Benchmark, Protocol, Run
 
 METHODS = {'bp': 'bp/{}_bp', 'man-k4': 'man/{}_man_k4', 'man-k17': 'man/{}_man_k17'}
+METHODS |= {'manlean-k17': 'man/{}_manlean_k17', 'manlean-copy-k17': 'man/{}_manlean-copy_k17'}
 METHODS |= {'dgl-k4': 'dgl/{}_dgl_k4', 'dgl-k17': 'dgl/{}_dgl_k17'}
 MODELS = {'retinanet_r50': list(METHODS), 'yolov1_r50': ['bp', 'man-k4']}
 LEAN = 'man/retinanet_r50_manlean_k4_bccd.py'
 HEAD = 'auxiliary.head.bbox_head'
 WIDE_HEAD = {f'{HEAD}.in_channels': 256, f'{HEAD}.feat_channels': 256, f'{HEAD}.stacked_convs': 4}
+MIDDLE_HEAD = {f'{HEAD}.in_channels': 128, f'{HEAD}.feat_channels': 128, f'{HEAD}.stacked_convs': 2}
 NARROW_HEAD = {f'{HEAD}.in_channels': 64}
+LEAN_COPY = 'man/retinanet_r50_manlean-copy_k4_bccd.py'
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     'slm-bank': ('man-k4', {}),
     'slm': ('man-k4', {'bank': False}),
@@ -41,6 +44,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     'lean-c128': (LEAN, {'auxiliary.channels': 128}),
     'lean-c256': (LEAN, {'auxiliary.channels': 256}),
     'lean-a3': (LEAN, {f'{HEAD}.anchor_generator.scales_per_octave': 1}),
+    'lean-copy': (LEAN_COPY, {}),
+    'lean-c128-h128': (LEAN, {'auxiliary.channels': 128, 'auxiliary.neck.out_channels': 128} | MIDDLE_HEAD),
     'lean-share': (LEAN, {'share': 'stage', 'num_modules': 8}),
     'lean-every2': (LEAN, {'train_every': 2}),
     'lean-nobank': (LEAN, {'bank': False}),
@@ -126,11 +131,12 @@ def prepare(data: str, cfg: Config, run: Run) -> None:
 
 def protocol(data: str, model: str) -> Protocol:
     """The protocol of one data set and detector."""
+    files = {name: f'{METHODS[name].format(model)}_{data}.py' for name in MODELS[model]}
     return Protocol(
         data=f'{data}, {SCALE[0]} x {SCALE[1]} px' if model == 'retinanet_r50' else f'{data}, {model}',
         metric='coco/bbox_mAP',
         unit='epochs',
-        configs={name: f'{METHODS[name].format(model)}_{data}.py' for name in MODELS[model]},
+        configs={name: path for name, path in files.items() if (ROOT / 'configs' / path).exists()},
         variants={name: (config.replace('bccd', data), changed) for name, (config, changed) in VARIANTS.items()},
         prepare=partial(prepare, data),
         seeds=(0, 1),
