@@ -62,7 +62,10 @@ def peers(depth: str) -> list[str]:
     """Config files below `configs/`."""
     k = MODULES[depth]
     names = [f'bp/retinanet_{depth}_{rule}_coco.py' for rule in ('bp', 'bp-ckpt', 'bp-ckptall')]
-    names += [f'man/retinanet_{depth}_{rule}_coco.py' for rule in ('manlean_k4', f'manlean_k{k}', f'manlean-ckpt_k{k}')]
+    names += [
+        f'man/retinanet_{depth}_{rule}_coco.py'
+        for rule in ('manlean_k4', f'manlean_k{k}', f'manlean-ckpt_k{k}', f'manlean-copy_k{k}')
+    ]
     rest = ('bp/*_bp-amp_*', 'bp/*_bp-ckptall-amp_*', f'dgl/*_dgl_k{k}_*', f'man/*_man-ckpt_k{k}_*', 'man/*_man-amp_*')
     for pattern in rest:
         names += [
@@ -78,6 +81,7 @@ def main() -> None:
     parser.add_argument('--size', type=int, default=512, help='height and width of images in px')
     parser.add_argument('--device', default='cuda', help='whose operators to follow: cpu or cuda')
     parser.add_argument('--levers', action='store_true', help='the levers one by one, too')
+    parser.add_argument('--modules', type=int, nargs='*', default=[], help='lean at other K, cut by memory')
     parser.add_argument('--json', type=Path, help='file to write the rows to')
     args = parser.parse_args()
     MMLogger.get_instance('levers', logger_name='levers', log_level='ERROR')  # else every weight is a line
@@ -88,6 +92,10 @@ def main() -> None:
         cfg = Config.fromfile(paper)
         cfg.merge_from_dict(changed)
         whole[name] = cfg
+    for k in args.modules:
+        cfg = Config.fromfile(ROOT / f'configs/man/retinanet_{args.depth}_manlean_k{MODULES[args.depth]}_coco.py')
+        cfg.model.backbone.update(num_modules=k, partition='memory', probe_size=(args.size, args.size))
+        whole[f"lean, K={k}, partition='memory'"] = cfg
     for cfg in whole.values():
         cfg.train_dataloader.batch_size = args.batch
     rows = estimate_configs(list(whole.items()), args.device, (args.size, args.size))

@@ -1,0 +1,70 @@
+"""Draw memory against operations of a training step, a point per setting, from files of levers.py --json.
+
+Both are ratios to the first row, back-propagation. What costs more operations than --limit times that is left out.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+LOOKS = {'bp': ('black', 's', (6, 5)), 'lean': ('tab:blue', 'o', (-30, -13)), 'other': ('tab:gray', '^', (6, 5))}
+"""Colour, marker, and where the name stands, in points."""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('files', type=Path, nargs='+', help='JSON of tools/benchmarks/levers.py, a panel each')
+    parser.add_argument('picture', type=Path, help='file to draw to, e.g. frontier.png')
+    parser.add_argument('--limit', type=float, default=2.0, help='most operations, as a ratio to back-propagation')
+    return parser.parse_args()
+
+
+def short(name: str) -> str:
+    """`man/retinanet_r50_manlean_k4_coco.py` -> `manlean_k4`; names of levers lose what all share."""
+    if not name.endswith('.py'):
+        return name.removeprefix('lean, ').removesuffix(", partition='memory'")
+    return '_'.join(Path(name).stem.split('_')[2:-1])
+
+
+def family(name: str) -> str:
+    if name.startswith('bp'):
+        return 'bp'
+    return 'lean' if name.startswith(('manlean', 'K=')) else 'other'
+
+
+def draw(axis: plt.Axes, file: Path, limit: float) -> None:
+    rows = json.loads(file.read_text())['rows']
+    first = rows[0]
+    for row in rows:
+        x, y = row['gflops'] / first['gflops'], row['peak_mib'] / first['peak_mib']
+        name = short(row['config'])
+        is_peer = row['config'].endswith('.py') or row['config'].startswith('lean')
+        if x > limit or not is_peer or ('_k4' in name and any('K=4,' in r['config'] for r in rows)):
+            continue
+        color, marker, offset = LOOKS[family(name)]
+        axis.plot(x, y, marker, color=color)
+        axis.annotate(name, (x, y), xytext=offset, textcoords='offset points', fontsize=7.5, color=color)
+    axis.set_title(file.stem.replace('memory_', '').replace('_', ', '))
+    axis.set_xlabel('operations of a step (BP = 1)')
+    axis.margins(x=0.2, y=0.1)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+
+
+def main() -> None:
+    args = parse_args()
+    size = (4.6 * len(args.files), 4.2)
+    figure, axes = plt.subplots(1, len(args.files), figsize=size, sharey=True, squeeze=False, layout='constrained')
+    for axis, file in zip(axes[0], args.files, strict=True):
+        draw(axis, file, args.limit)
+    axes[0, 0].set_ylabel('peak memory of a step (BP = 1)')
+    figure.savefig(args.picture, dpi=130)
+
+
+if __name__ == '__main__':
+    main()
