@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import sys
 import time
 import traceback
@@ -26,8 +27,10 @@ from mmengine.runner import find_latest_checkpoint
 from rich.console import Console
 from rich.table import Table
 
+from man_mm.analysis.batches import first_batch
+from man_mm.analysis.cost import step_cost, step_seconds
 from man_mm.analysis.scalars import read_scalars
-from man_mm.analysis.step import TrainStep, first_batch, step_peak_bytes, step_seconds
+from man_mm.analysis.step import TrainStep
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path('work_dirs/demo')
@@ -50,9 +53,10 @@ def measure(configs: dict[str, Config], device: str) -> dict[str, dict[str, floa
     MMLogger.get_instance('demo', logger_name='demo', log_level='ERROR')  # else every initialised weight is a line
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         batch, _ = first_batch(configs['BP'])
-        peaks = {name: step_peak_bytes(TrainStep(cfg, device), batch) for name, cfg in configs.items()}
+        peaks = {name: step_cost(TrainStep(cfg, device), batch).peak_bytes for name, cfg in configs.items()}
         seconds = step_seconds([TrainStep(cfg, device) for cfg in configs.values()], batch, TIMED_ROUNDS)
-    return {name: dict(peak_bytes=peaks[name], step_seconds=s) for name, s in zip(configs, seconds, strict=True)}
+    taken = {name: statistics.median(s) for name, s in zip(configs, seconds, strict=True)}
+    return {name: dict(peak_bytes=peaks[name], step_seconds=taken[name]) for name in configs}
 
 
 def train(name: str, max_epochs: int, phases: Phases) -> None:

@@ -1,10 +1,14 @@
 """The memory meter counts storages, exactly, forward and backward."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
 
-from man_mm.analysis.memory import PeakMemory, training_tensors
+from man_mm.analysis.memory import KINDS, PeakMemory, training_tensors
+
+from ..models import build, retinanet
 
 FLOAT = 4  # bytes
 
@@ -49,7 +53,7 @@ def test_a_view_keeps_its_storage_alive():
 
 def test_older_tensors_count_only_if_registered():
     older, registered = torch.zeros(100), torch.zeros(1000)
-    with PeakMemory([registered, registered[1:]]) as meter:
+    with PeakMemory({'weights': [registered, registered[1:]]}) as meter:
         result = (older[1:].add_(1), registered.mul_(2))
     assert len(result) == 2
     assert meter.start_bytes == meter.peak_bytes == 1000 * FLOAT
@@ -58,7 +62,7 @@ def test_older_tensors_count_only_if_registered():
 def test_registered_tensors_may_be_freed_inside():
     parameter = nn.Parameter(torch.zeros(10))
     parameter.grad = torch.zeros(10)
-    with PeakMemory([parameter, parameter.grad]) as meter:
+    with PeakMemory({'weights': [parameter], 'gradients': [parameter.grad]}) as meter:
         parameter.grad = None
     assert (meter.start_bytes, meter.end_bytes) == (20 * FLOAT, 10 * FLOAT)
 
@@ -137,3 +141,114 @@ def test_an_exception_inside_ends_the_metering():
 def test_unknown_devices_are_refused():
     with pytest.raises(ValueError, match='meta'):
         PeakMemory(device='meta')
+
+
+def test_new_tensors_are_activations_until_they_are_assigned_another_kind():
+    with PeakMemory() as meter:
+        kept, banked = torch.zeros(100), torch.zeros(1000)
+        meter.assign(banked[1:], 'bank')  # a view stands for its storage
+        last = torch.zeros(10)
+    assert kept.numel() + last.numel() == 110
+    assert meter.split == {'activations': 110 * FLOAT, 'bank': 1000 * FLOAT}
+
+
+def test_older_tensors_are_of_the_kind_they_are_given_as():
+    net = nn.BatchNorm1d(50)
+    net.weight.grad = torch.zeros(50)
+    with PeakMemory(training_tensors(net)) as meter:
+        torch.zeros(1)
+    counter = 8
+    assert meter.split == dict(weights=4 * 50 * FLOAT + counter, gradients=50 * FLOAT, activations=FLOAT)
+
+
+def test_what_is_not_counted_cannot_be_assigned():
+    older = torch.zeros(100)
+    with PeakMemory() as meter:
+        older.add_(1)
+        meter.assign(older, 'bank')
+        meter.assign(torch.zeros(1), 'bank')
+    assert meter.split == dict(activations=FLOAT)
+
+
+def test_kinds_fall_with_what_is_freed():
+    with PeakMemory() as meter:
+        first = torch.zeros(100)
+        meter.assign(first, 'bank')
+        del first
+        second = torch.zeros(200)
+    assert meter.split == dict(bank=0, activations=second.numel() * FLOAT)
+
+
+def test_phases_have_peaks_of_their_own_that_begin_with_what_is_left_of_the_ones_before():
+    with PeakMemory() as meter:
+        before = torch.zeros(10)
+        meter.mark('big')
+        kept, freed = torch.zeros(100), torch.zeros(1000)
+        del freed
+        meter.mark('small')
+        last = torch.zeros(1)
+    assert [(phase.name, phase.peak_bytes // FLOAT) for phase in meter.phases] == [
+        ('', before.numel()),
+        ('big', 1110),
+        ('small', 10 + kept.numel() + last.numel()),
+    ]
+    assert [phase.start for phase in meter.phases] == [0, 1, 4]
+    assert meter.peak_bytes == 1110 * FLOAT
+
+
+def test_a_phase_in_which_nothing_happened_is_renamed_and_one_of_the_same_name_goes_on():
+    older = torch.zeros(7)
+    with PeakMemory({'weights': [older]}) as meter:
+        meter.mark('empty')
+        meter.mark('first')
+        x = torch.zeros(10)
+        meter.mark('first')
+        y = torch.zeros(10)
+    assert x.numel() == y.numel()
+    assert [(phase.name, phase.start, phase.peak_bytes) for phase in meter.phases] == [('first', 0, 27 * FLOAT)]
+
+
+def test_the_timeline_has_every_change_since_the_block_began():
+    older = torch.zeros(5), torch.zeros(5)
+    with PeakMemory({'weights': older}) as meter:
+        x = torch.zeros(10)
+        y = x.view(5, 2).t()  # no change
+        z = torch.zeros(1)
+        del x, y
+    assert z.numel() == 1
+    assert meter.timeline == [FLOAT * n for n in (20, 21, 11)]
+
+
+def test_the_splits_of_the_step_and_of_each_phase_sum_to_their_peaks():
+    net = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(4)))
+    optimizer = torch.optim.Adam(net.parameters())
+    with PeakMemory(training_tensors(net, optimizer)) as meter:
+        for i, layer in enumerate(net):
+            meter.mark(f'{i}')
+            layer(torch.randn(100 - 10 * i, 64)).sum().backward()
+        meter.mark('step')
+        optimizer.step()
+    assert [phase.name for phase in meter.phases] == ['0', '1', '2', '3', 'step']
+    assert all(sum(phase.split.values()) == phase.peak_bytes for phase in meter.phases)
+    assert sum(meter.split.values()) == meter.peak_bytes == max(meter.timeline)
+    assert set(meter.split) <= set(KINDS)
+
+
+def test_the_meter_keeps_nothing_alive():
+    tensors = [torch.zeros(10)]
+    meter = PeakMemory({'weights': tensors})
+    gone = weakref.ref(tensors[0])
+    with meter:
+        tensors.clear()
+        assert gone() is None
+    assert meter.end_bytes == 0
+
+
+def test_auxiliaries_are_told_from_the_weights():
+    model = build(retinanet(2))
+    found = training_tensors(model)
+    sizes = {kind: sum(t.numel() for t in tensors) for kind, tensors in found.items()}
+    own = model.backbone.auxiliaries
+    assert sizes['auxiliary'] == sum(t.numel() for t in (*own.parameters(), *own.buffers())) > 0
+    assert sizes['weights'] + sizes['auxiliary'] == sum(t.numel() for t in (*model.parameters(), *model.buffers()))
+    assert sizes['gradients'] == sizes['optimizer'] == 0

@@ -1,19 +1,25 @@
-"""Peak memory and seconds of one training step of configs that share their data, and images predicted per second.
+"""Peak memory, by kind, and seconds of one training step of configs that share their data.
 
-Steps and predictions are timed in turns. Seconds of an epoch are those of its steps: loading of data is not in them.
+Steps, and predictions of images, are timed in turns. Seconds of an epoch are those of its steps, without loading of
+data.
+With --estimate nothing is computed: the same bytes from tensors without values, for any batch and size, on any machine.
 """
 
 import argparse
 import json
 import platform
+import re
+import sys
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
+from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
-from man_mm.analysis.step import TrainStep, first_batch, predict_seconds, step_peak_bytes, step_seconds
+from man_mm.analysis.measure import estimate_configs, measure_configs
+from man_mm.analysis.memory import KINDS
 from man_mm.compat import read_config
 
 
@@ -22,64 +28,91 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('configs', nargs='+', help='config files; the first one is the reference of all ratios')
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
     parser.add_argument('--batch', type=int, help='images of a step; default: the batch size of the first config')
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs='+',
+        help='height and width in px, or one number for both, of noise; default: data of the first config',
+    )
+    parser.add_argument('--estimate', action='store_true', help='memory only, from tensors without values')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of every config')
-    parser.add_argument('--rounds', type=int, default=5, help='timed steps of each config')
-    parser.add_argument('--json', help='file to write the rows to')
-    return parser.parse_args()
-
-
-def measure(configs: list[str], loaded: list[Config], device: str, rounds: int) -> list[dict[str, object]]:
-    """Return a row per config: `config`, `peak_mib`, `step_s` (median), `epoch_s`, `predict_images_per_s`."""
-    batch, batches_per_epoch = first_batch(loaded[0])
-    steps, peaks = [], []
-    for cfg in loaded:
-        steps.append(TrainStep(cfg, device))
-        peaks.append(step_peak_bytes(steps[-1], batch))
-    trained = step_seconds(steps, batch, rounds)
-    with torch.no_grad():
-        predicted = predict_seconds(steps, batch, rounds)
-    num_images = loaded[0].train_dataloader.batch_size
-    return [
-        dict(
-            config=config,
-            batch=num_images,
-            peak_mib=peak / 2**20,
-            step_s=step,
-            epoch_s=step * batches_per_epoch,
-            predict_images_per_s=num_images / predict,
-        )
-        for config, peak, step, predict in zip(configs, peaks, trained, predicted, strict=True)
-    ]
+    parser.add_argument('--rounds', type=int, default=5, help='timed steps of each config; 0 measures memory only')
+    parser.add_argument('--json', type=Path, help='file to write the rows to; see man_mm/analysis/measure.py')
+    args = parser.parse_args()
+    if not re.fullmatch(r'cpu|cuda(:\d+)?', args.device):
+        parser.error(f'--device {args.device} must be cpu, cuda or cuda:N')
+    if args.device != 'cpu' and not args.estimate and not torch.cuda.is_available():
+        parser.error(f'--device {args.device}: torch finds no GPU here; --estimate needs none')
+    if args.rounds < 0:
+        parser.error(f'--rounds {args.rounds} must be 0 or more')
+    if args.size is not None and (len(args.size) > 2 or min(args.size) < 1):
+        parser.error(f'--size {" ".join(map(str, args.size))} must be one or two numbers of px')
+    if args.batch is not None and args.batch < 1:
+        parser.error(f'--batch {args.batch} must be 1 or more')
+    return args
 
 
 def main() -> None:
     args = parse_args()
-    loaded = [read_config(config) for config in args.configs]
-    for cfg in loaded:
+    loaded = [(config, read_config(config)) for config in args.configs]
+    for _, cfg in loaded:
         cfg.merge_from_dict(args.cfg_options or {})
-        cfg.train_dataloader.batch_size = args.batch or cfg.train_dataloader.batch_size
-    rows = measure(args.configs, loaded, args.device, args.rounds)
-    table = Table('config', 'peak MiB', 'ratio', 's / step', 'ratio', 's / epoch', 'predicted images / s')
-    table.columns[0].overflow = 'fold'
-    for column in table.columns[1:]:
-        column.justify = 'right'
-    for row in rows:
-        ratios = (row[key] / rows[0][key] for key in ('peak_mib', 'step_s'))
-        memory, time = (f'{ratio:.2f}' for ratio in ratios)
-        table.add_row(
-            Path(row['config']).stem,
-            f'{row["peak_mib"]:.1f}',
-            memory,
-            f'{row["step_s"]:.3f}',
-            time,
-            f'{row["epoch_s"]:.0f}',
-            f'{row["predict_images_per_s"]:.0f}',
-        )
-    Console().print(table)
+    batch = args.batch or loaded[0][1].train_dataloader.batch_size
+    for _, cfg in loaded:
+        cfg.train_dataloader.batch_size = batch
+    size = args.size and (args.size[0], args.size[-1])
+    MMLogger.get_instance('measure', logger_name='measure', log_level='ERROR')  # else every weight is a line
+    try:
+        if args.estimate:
+            rows = estimate_configs(loaded, args.device, size)
+        else:
+            rows = measure_configs(loaded, args.device, args.rounds, size)
+    except ValueError as error:
+        sys.exit(str(error))
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    console.print(memory_table(rows))
+    if 'step_s' in rows[0]:
+        console.print(time_table(rows))
     if args.json:
-        device = torch.cuda.get_device_name(args.device) if args.device != 'cpu' else platform.machine()
-        report = dict(device=f'{args.device} ({device})', torch=torch.__version__, rows=rows)
-        Path(args.json).write_text(json.dumps(report, indent=1) + '\n')
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(dict(**environment(args), rows=rows), indent=1) + '\n')
+
+
+def environment(args: argparse.Namespace) -> dict[str, str]:
+    """What the numbers were made on."""
+    if args.estimate:
+        how = 'estimate'
+    else:
+        how = torch.cuda.get_device_name(args.device) if args.device != 'cpu' else platform.machine()
+    return dict(device=f'{args.device} ({how})', torch=torch.__version__)
+
+
+def memory_table(rows: list[dict]) -> Table:
+    table = _table('config', 'peak MiB', 'ratio', *KINDS, 'GFLOP')
+    for row in rows:
+        parts = (f'{row[f"{kind}_mib"]:.0f}' for kind in KINDS)
+        ratio = row['peak_mib'] / rows[0]['peak_mib']
+        table.add_row(
+            Path(row['config']).stem, f'{row["peak_mib"]:.1f}', f'{ratio:.2f}', *parts, f'{row["gflops"]:.0f}'
+        )
+    return table
+
+
+def time_table(rows: list[dict]) -> Table:
+    table = _table('config', 's / step', 'ratio', 's / epoch', 'predicted images / s')
+    for row in rows:
+        epoch = f'{row["epoch_s"]:.0f}' if 'epoch_s' in row else '-'
+        rate = f'{row["predict_images_per_s"]:.1f}'
+        table.add_row(Path(row['config']).stem, f'{row["step_s"]:.3f}', f'{row["step_ratio"]:.2f}', epoch, rate)
+    return table
+
+
+def _table(first: str, *numbers: str) -> Table:
+    table = Table(first)
+    table.columns[0].overflow = 'fold'
+    for number in numbers:
+        table.add_column(number, justify='right')
+    return table
 
 
 if __name__ == '__main__':

@@ -1,0 +1,170 @@
+"""What training steps cost: bytes by kind and module, seconds, floating-point operations."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from ..local import FeatureBank
+from .memory import KINDS, PeakMemory, Phase, training_tensors
+from .step import TrainStep
+
+__all__ = ['StepCost', 'predict_seconds', 'step_cost', 'step_seconds']
+
+MAIN = 'main'
+"""Phase of the last module, the main loss and what follows it; all of a step by back-propagation."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One training step: weights, buffers, optimizer state, activations, gradients; see `PeakMemory`.
+
+    Args:
+        peak_bytes: The most that was live at once.
+        reserved_bytes: What CUDA's allocator took from the device, at most; 0 on the CPU.
+        split: The bytes at the peak by kind, see `man_mm.analysis.memory.KINDS`.
+        phases: One a module, from where it begins to run to where the next one does; the last one is the rest of the
+            step.
+        timeline: Live bytes after every change.
+        progress: Operations that were done by then.
+        flops: Floating-point operations, forward and backward, of convolutions, matrix products and attention.
+    """
+
+    peak_bytes: int
+    reserved_bytes: int
+    split: dict[str, int]
+    phases: tuple[Phase, ...]
+    timeline: tuple[int, ...]
+    progress: tuple[int, ...]
+    flops: int
+
+
+def step_cost(step: TrainStep, batch: Any) -> StepCost:
+    """Measure after the optimizer has made its state.
+
+    Of steps that differ, because gradients accumulate or modules train in turns, the one with the highest peak counts,
+    with the mean of their operations.
+    """
+    step.warm_up(batch)
+    costs = [_one_cost(step, batch) for _ in range(step.period)]
+    return replace(max(costs, key=lambda cost: cost.peak_bytes), flops=sum(cost.flops for cost in costs) // len(costs))
+
+
+def _one_cost(step: TrainStep, batch: Any) -> StepCost:
+    if step.device != 'cpu':  # what was measured before must not count
+        gc.collect()
+        torch.cuda.empty_cache()
+    meter = PeakMemory(training_tensors(step.model, step.optimizer), step.device)
+    with _FlopCounter(meter) as counter, meter, _watching(step, meter):
+        step(batch)
+    counter.catch_up()
+    return StepCost(
+        peak_bytes=meter.peak_bytes,
+        reserved_bytes=meter.reserved_bytes,
+        split={kind: meter.split.get(kind, 0) for kind in KINDS},
+        phases=tuple(meter.phases),
+        timeline=tuple(meter.timeline),
+        progress=tuple(counter.progress),
+        flops=counter.flops,
+    )
+
+
+@contextmanager
+def _watching(step: TrainStep, meter: PeakMemory) -> Iterator[None]:
+    """Tell the meter of gradients, of the bank, and where a module begins."""
+    with ExitStack() as stack:
+        for parameter in step.model.parameters():
+            if parameter.requires_grad:
+                handle = parameter.register_post_accumulate_grad_hook(lambda p: meter.assign(p.grad, 'gradients'))
+                stack.callback(handle.remove)
+        backbone = step.local_backbone
+        if backbone is not None:
+            names = {backbone.partition.span(m)[0]: str(m) for m in range(backbone.num_modules - 1)}
+            _wrap(stack, backbone.bank, 'put', after=lambda *_: _assign_bank(meter, backbone.bank))
+            _wrap(stack, backbone.unrolled, 'run', before=lambda _, start, *__: meter.mark(names.get(start, MAIN)))
+        meter.mark(MAIN if backbone is None else '0')
+        yield
+
+
+def _assign_bank(meter: PeakMemory, bank: FeatureBank) -> None:
+    for tensor in bank.stored():
+        meter.assign(tensor, 'bank')
+
+
+def _wrap(
+    stack: ExitStack,
+    owner: Any,
+    name: str,
+    before: Callable[..., None] = lambda *_: None,
+    after: Callable[..., None] = lambda *_: None,
+) -> None:
+    """Until `stack` is closed, call `before` and `after` with the arguments of every call of `owner`'s method."""
+    method = getattr(owner, name)
+
+    def around(*args: Any) -> Any:
+        before(*args)
+        result = method(*args)
+        after(*args)
+        return result
+
+    vars(owner)[name] = around  # setattr() is refused by what is frozen
+    stack.callback(vars(owner).pop, name)
+
+
+class _FlopCounter(TorchDispatchMode):
+    """Counts by torch's own formulas. `progress` says how many there were at every change of what `meter` counts."""
+
+    def __init__(self, meter: PeakMemory) -> None:
+        super().__init__()
+        self.meter = meter
+        self.flops = 0
+        self.progress: list[int] = []
+
+    def catch_up(self) -> None:
+        """All changes since the last operations came after these."""
+        self.progress += [self.flops] * (len(self.meter.timeline) - len(self.progress))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.catch_up()
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def step_seconds(steps: Sequence[TrainStep], batch: Any, rounds: int) -> list[list[float]]:
+    """Seconds of `rounds` training steps of each of `steps`; see `_interleaved`."""
+    return _interleaved([(lambda step=step: step(batch)) for step in steps], steps[0].device, rounds)
+
+
+def predict_seconds(steps: Sequence[TrainStep], batch: Any, rounds: int) -> list[list[float]]:
+    """Seconds that each model takes to predict on `batch`, as a test does, `rounds` times; see `_interleaved`.
+
+    It leaves the models in evaluation mode.
+    """
+    for step in steps:
+        step.model.eval()
+    return _interleaved([(lambda step=step: step.model.test_step(batch)) for step in steps], steps[0].device, rounds)
+
+
+def _interleaved(calls: Sequence[Callable[[], Any]], device: str, rounds: int) -> list[list[float]]:
+    """Seconds of each call, taken in turns so that a slow moment of the machine hits all.
+
+    One more round goes first, to warm up.
+    """
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds + 1):
+        for call, taken in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            if device != 'cpu':
+                torch.cuda.synchronize(device)
+            taken.append(time.perf_counter() - start)
+    return [taken[1:] for taken in times]

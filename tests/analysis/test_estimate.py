@@ -1,0 +1,256 @@
+"""An estimate on tensors without values is a measurement, to the byte."""
+
+from importlib import import_module
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from man_mm.analysis.cost import step_cost
+from man_mm.analysis.estimate import FakeTrainStep, is_mixed
+from man_mm.analysis.step import TrainStep
+from man_mm.engine import LocalAmpOptimWrapper, LocalOptimWrapper
+
+from ..classification import RULES, classifier
+from ..classification import batch as labelled
+from ..models import batch, retinanet
+from ..readout.test_detectors import DETECTORS, detector
+from ..restoration import batch as pairs
+from ..restoration import editor
+from ..steps import step_config
+
+PRIVATE = dict(head='private')
+PYRAMID = dict(type='man_mm.DGLPyramid', channels=8)
+SLIM = dict(type='man_mm.SlimSLM', channels=8)
+LEVELS = dict(
+    type='man_mm.ActivationCheckpointHook', functions=['bbox_head.forward_single', 'bbox_head.loss_by_feat_single']
+)
+ADAM = dict(type='AdamW', lr=1e-3, weight_decay=0.05)
+
+DETECTION = {
+    'bp': step_config(retinanet(None)),
+    'K = 1': step_config(retinanet(1)),
+    'man': step_config(retinanet(4)),
+    'man, a module a unit': step_config(retinanet(9, auxiliary=PRIVATE)),
+    'dgl': step_config(retinanet(4, auxiliary=PYRAMID)),
+    'man without slm': step_config(retinanet(4, auxiliary=dict(PYRAMID, banked_levels=True))),
+    'slim': step_config(retinanet(4, auxiliary=SLIM)),
+    'eager_step': step_config(retinanet(4, auxiliary=PRIVATE), eager_step=True),
+    'with_cp': step_config(retinanet(4, dict(with_cp=True))),
+    'bp with_cp': step_config(retinanet(None, dict(with_cp=True))),
+    'heads recomputed': step_config(retinanet(4), hooks=[LEVELS]),
+    'bp, heads recomputed': step_config(retinanet(None), hooks=[LEVELS]),
+    'accumulation': step_config(retinanet(4), accumulative_counts=2),
+    'bp, accumulation': step_config(retinanet(None), accumulative_counts=3),
+    'adam': step_config(retinanet(4), optimizer=ADAM),
+    'adam, eager_step': step_config(retinanet(4), optimizer=ADAM, eager_step=True),
+    'clipping': step_config(retinanet(4), clip_grad=dict(max_norm=35.0, norm_type=2, per_module=True)),
+    'shared': step_config(retinanet(9, auxiliary=dict(PRIVATE, cut_stage=False), share='stage')),
+    'in turns': step_config(retinanet(4, auxiliary=PRIVATE, train_every=3)),
+    'half bank': step_config(retinanet(4, bank_dtype='float16')),
+    'no bank': step_config(retinanet(4, bank=False)),
+    'by memory': step_config(retinanet(4, partition='memory', probe_size=(64, 64))),
+    'mean': step_config(retinanet(4, auxiliary=dict(shared_head_grad='mean'))),
+    'last': step_config(retinanet(4, auxiliary=dict(shared_head_grad='last'))),
+    'batch norm in training': step_config(retinanet(4, dict(norm_eval=False))),
+    'frozen stages': step_config(retinanet(4, dict(frozen_stages=1))),
+    **{name: step_config(detector(name)) for name in DETECTORS if 'rcnn' not in name},
+}
+OTHERS = {
+    **{rule: (classifier(rule), labelled, 'mmpretrain') for rule in RULES},
+    'classification by bp': (classifier(), labelled, 'mmpretrain'),
+    'classification, shared': (classifier('dgl', backbone_share='stage'), labelled, 'mmpretrain'),
+    **{net: (editor(net), pairs, 'mmagic') for net in ('edsr', 'swinir')},
+    'super-resolution by bp': (editor(num_modules=None), pairs, 'mmagic'),
+}
+
+
+def assert_exact(cfg, data):
+    measured, estimated = step_cost(TrainStep(cfg), data), step_cost(FakeTrainStep(cfg), data)
+    assert estimated.peak_bytes == measured.peak_bytes > 0
+    assert estimated.split == measured.split
+    for ours, theirs in zip(estimated.phases, measured.phases, strict=True):
+        assert (ours.name, ours.peak_bytes, ours.split) == (theirs.name, theirs.peak_bytes, theirs.split)
+    assert estimated.flops == measured.flops
+    assert estimated.timeline[-1] == measured.timeline[-1]
+
+
+@pytest.mark.parametrize('name', DETECTION)
+def test_an_estimate_of_a_detector_is_exact(name):
+    assert_exact(DETECTION[name], batch())
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_an_estimate_of_other_tasks_is_exact(name):
+    model, data, scope = OTHERS[name]
+    assert_exact(step_config(model, scope), data())
+
+
+def test_images_of_several_sizes_are_estimated_as_they_are_padded():
+    small, large = batch(1, size=64), batch(1, size=96)
+    assert_exact(DETECTION['man'], {key: small[key] + large[key] for key in small})
+
+
+def test_weights_and_images_have_no_memory():
+    step = FakeTrainStep(DETECTION['man'])
+    seen = []
+    step.model.backbone.register_forward_pre_hook(lambda module, args: seen.extend(args))
+    step.warm_up(batch())
+    step(batch())
+    tensors = [*step.model.parameters(), *step.model.buffers(), *seen]
+    tensors += [state['momentum_buffer'] for state in step.optimizer.state.values()]
+    assert len(seen) == 1 and all(isinstance(tensor, FakeTensor) for tensor in tensors)
+
+
+def test_a_model_larger_than_any_memory_is_estimated():
+    model = retinanet(None)
+    model['neck'] = {**model['neck'], 'out_channels': 20000}
+    model['bbox_head'] = {**model['bbox_head'], 'in_channels': 20000, 'feat_channels': 20000}
+    cost = step_cost(FakeTrainStep(step_config(model)), batch(1))
+    assert cost.split['weights'] > 50 * 2**30
+
+
+def test_modules_that_are_built_later_are_real():
+    FakeTrainStep(DETECTION['bp'])
+    cfg = step_config(retinanet(None))
+    cfg.model.bbox_head.stacked_convs = 'many'
+    with pytest.raises(TypeError):
+        FakeTrainStep(cfg)
+    assert not isinstance(nn.Linear(2, 2).weight, FakeTensor)
+
+
+def test_a_config_is_left_as_it_was():
+    cfg = mixed(retinanet(4))
+    before = cfg.to_dict()
+    step_cost(FakeTrainStep(cfg), batch())
+    assert cfg.to_dict() == before
+
+
+@pytest.mark.parametrize('num_modules', [None, 3])
+def test_a_detector_that_looks_at_its_proposals_is_refused(num_modules):
+    model = detector('faster_rcnn')
+    if num_modules is None:
+        model['backbone'] = model['backbone']['backbone']
+    with pytest.raises(ValueError, match=r'step of FasterRCNN cannot be estimated\. If it decides by what it predicts'):
+        step_cost(FakeTrainStep(step_config(model)), batch())
+
+
+def broken(*args):
+    raise RuntimeError('channels do not fit\nand more')
+
+
+def test_an_error_of_the_model_is_told():
+    step = FakeTrainStep(DETECTION['bp'])
+    step.model.neck.forward = broken
+    with pytest.raises(ValueError, match=r'The error was RuntimeError: channels do not fit$'):
+        step(batch())
+
+
+# Mixed precision
+
+
+def mixed(model, **wrapper):
+    cfg = step_config(model, loss_scale='dynamic', **wrapper)
+    is_local = cfg.optim_wrapper.type == 'man_mm.LocalOptimWrapper'
+    cfg.optim_wrapper.type = 'man_mm.LocalAmpOptimWrapper' if is_local else 'AmpOptimWrapper'
+    return cfg
+
+
+@pytest.mark.parametrize('num_modules', [None, 4])
+def test_mixed_precision_is_estimated_without_a_gpu(num_modules):
+    model = retinanet(num_modules)
+    whole = step_cost(FakeTrainStep(step_config(model)), batch(size=256))
+    half = step_cost(FakeTrainStep(mixed(model, use_fp64=False, dtype='float16')), batch(size=256))
+    assert [half.split[kind] for kind in ('weights', 'auxiliary')] == [
+        whole.split[kind] for kind in ('weights', 'auxiliary')
+    ]
+    activations = [cost.phases[0].split['activations'] for cost in (half, whole)]
+    assert 0.4 * activations[1] < activations[0] < 0.8 * activations[1]
+
+
+def test_the_forward_alone_is_in_mixed_precision():
+    step, seen = FakeTrainStep(mixed(retinanet(4))), []
+    step.model.neck.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled('cpu')))
+    step.optimizer.register_step_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled('cpu')))
+    step(batch())
+    assert seen == [True, False]
+
+
+@pytest.mark.parametrize(
+    ('kind', 'expected'),
+    [
+        ('AmpOptimWrapper', True),
+        ('mmengine.AmpOptimWrapper', True),
+        ('man_mm.LocalAmpOptimWrapper', True),
+        (AmpOptimWrapper, True),
+        (LocalAmpOptimWrapper, True),
+        ('OptimWrapper', False),
+        ('man_mm.LocalOptimWrapper', False),
+        (OptimWrapper, False),
+        (LocalOptimWrapper, False),
+    ],
+)
+def test_mixed_precision_is_known_by_name_and_by_class(kind, expected):
+    cfg = step_config(retinanet(4))
+    cfg.optim_wrapper.type = kind
+    assert is_mixed(cfg) == expected
+    assert not is_mixed(Config(dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)))))
+
+
+# Where upstream goes another way on CUDA
+
+
+def on(device, cfg, **options):
+    return step_cost(FakeTrainStep(cfg, device), batch(**options))
+
+
+@pytest.mark.parametrize('hooks', [(), (LEVELS,)], ids=['kept', 'recomputed'])
+def test_the_compiled_focal_loss_keeps_less(hooks):
+    cfg = step_config(retinanet(None), hooks=hooks)
+    cfg.model.bbox_head.num_classes = 80
+    cpu, cuda = (on(device, cfg, size=128).phases[0].split['activations'] for device in ('cpu', 'cuda:1'))
+    assert cuda < 0.95 * cpu
+
+
+def test_the_compiled_deformable_attention_keeps_less():
+    cfg = step_config(detector('deformable_detr'))
+    cpu, cuda = (on(device, cfg, size=128).phases[0].split['activations'] for device in ('cpu', 'cuda'))
+    assert cuda < 0.9 * cpu
+
+
+def test_an_update_of_all_weights_at_once_copies_the_gradients_for_weight_decay():
+    cfg = step_config(retinanet(4, auxiliary=PRIVATE))  # its peak is in the update
+    cpu, cuda = (on(device, cfg) for device in ('cpu', 'cuda'))
+    assert cuda.split['activations'] >= cuda.split['gradients'] > cpu.split['activations']
+    cfg.optim_wrapper.optimizer.foreach = False
+    assert on('cuda', cfg).split['activations'] < cuda.split['gradients']
+
+
+@pytest.mark.parametrize('is_broken', [False, True])
+def test_losses_go_the_ways_of_the_cpu_afterwards(is_broken):
+    loss = import_module('mmdet.models.losses').FocalLoss
+    attention = import_module('mmcv.ops.multi_scale_deform_attn')
+
+    def ways():
+        names = ('sigmoid_focal_loss_forward', 'sigmoid_focal_loss_backward', 'ms_deform_attn_forward')
+        functions = [getattr(attention.ext_module, name) for name in names]
+        own = (loss.forward, attention.MultiScaleDeformableAttention.forward, attention.IS_CUDA_AVAILABLE)
+        return [*functions, *own, torch.cuda.is_available]
+
+    before, step = ways(), FakeTrainStep(DETECTION['man'], 'cuda')
+    if is_broken:
+        step.model.neck.forward = broken
+        with pytest.raises(ValueError, match='cannot be estimated'):
+            step(batch())
+    else:
+        step(batch())
+    assert ways() == before
+
+
+def test_other_libraries_are_estimated_for_cuda_too():
+    cfg = step_config(classifier('man'), 'mmpretrain')
+    costs = [step_cost(FakeTrainStep(cfg, device), labelled()) for device in ('cpu', 'cuda')]
+    assert costs[0].flops == costs[1].flops and costs[1].peak_bytes > 0
