@@ -14,7 +14,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
-__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'OPTIM_WRAPPERS', 'strict_keys', 'switch']
+__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'OPTIM_WRAPPERS', 'legal_keys', 'strict_keys', 'switch']
 
 MODELS = Registry(
     'model', parent=ROOT_MODELS, scope='man_mm', locations=['man_mm.local', 'man_mm.auxiliary', 'man_mm.models']
@@ -31,7 +31,7 @@ def strict_keys(cls: Cls) -> Cls:
 
     Arguments in the class attribute `given_keys` come from the package and are no keys of a config.
     """
-    legal = _legal_keys(cls)
+    legal = legal_keys(cls)
     given = set(getattr(cls, 'given_keys', ()))
     init = cls.__init__
 
@@ -46,7 +46,7 @@ def strict_keys(cls: Cls) -> Cls:
     return cls
 
 
-def _legal_keys(cls: type) -> set[str]:
+def legal_keys(cls: type) -> set[str]:
     """Names of the arguments of `cls`, through `**kwargs` up to the class that takes no more of them."""
     legal: set[str] = set()
     for owner in cls.__mro__:

@@ -3,10 +3,14 @@
 import argparse
 import os
 import os.path as osp
+import sys
 
 from hosts import host_of
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
 
+from man_mm.analysis.plan import Plan, asks_for_plan, make_plan
 from man_mm.compat import prepare_cpu_processes, read_config
 
 
@@ -38,3 +42,22 @@ def load_config(args: argparse.Namespace) -> Config:
     host_of(cfg).set_loader_defaults()
     prepare_cpu_processes(cfg)
     return cfg
+
+
+def plan_modules(cfg: Config) -> Plan | None:
+    """Choose what `num_modules='auto'` leaves open, if the config has it; the plan holds the config to go on with.
+
+    The same config gives the same plan, so every process of a run makes its own, and a resumed run the first one's.
+    """
+    if not asks_for_plan(cfg):
+        return None
+    if os.environ['LOCAL_RANK'] == '0':
+        print("num_modules='auto': looking for the fastest setting that fits in memory_budget ...", flush=True)
+    MMLogger.get_instance('plan', logger_name='plan', log_level='ERROR')  # else every candidate has its warnings
+    try:
+        plan = make_plan(cfg, device='cpu' if get_device() == 'cpu' else 'cuda')
+    except ValueError as error:
+        sys.exit(str(error))
+    if plan.cfg is None:
+        sys.exit(f"num_modules='auto': {plan}")
+    return plan

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from common import add_common_arguments, load_config
+from common import add_common_arguments, load_config, plan_modules
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -63,7 +63,12 @@ def main() -> None:
     missing = missing_data(cfg, ('train_dataloader', 'val_dataloader'))
     if missing:
         sys.exit(missing)
+    plan = plan_modules(cfg)
+    if plan is not None:
+        cfg = plan.cfg
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    if plan is not None:
+        runner.logger.info(f"num_modules='auto': {plan}")
     runner.train()
 
 

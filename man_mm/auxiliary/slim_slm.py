@@ -39,8 +39,8 @@ class SlimSLM(Auxiliary):
     ) -> None:
         if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
             raise ValueError(f'auxiliary.channels={channels!r} must be an integer, 1 or more.')
+        _check_outputs(place)
         units, shapes = place.unrolled.units, place.shapes()
-        self._check_outputs(place)
         outputs = {unit.tap: i for i, unit in enumerate(units) if unit.tap and not unit.pooled}
         widths = [shapes[i][0] if i < place.end else channels for i in outputs.values()]
         own_neck = neck_that_reads(neck, widths)
@@ -63,14 +63,6 @@ class SlimSLM(Auxiliary):
             for before, after in itertools.pairwise(heights)
         )
         self.made = tuple(units[i].tap if not units[i].pooled else None for i in ends)
-
-    def _check_outputs(self, place: Place) -> None:
-        last = place.unrolled.units[-1]
-        if place.unrolled.tail or last.tap is None or last.pooled:
-            raise ValueError(
-                f"auxiliary.type='man_mm.SlimSLM' stands in for the maps of a backbone's stages, which "
-                f'{type(place.net).__name__} does not return as they are: man_mm.SLM serves it.'
-            )
 
     def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Maps (N, C, H, W) of every stage that the backbone returns. Its own carry the graph of `x`."""
@@ -95,3 +87,12 @@ class SlimSLM(Auxiliary):
         super().init_weights()
         reset_weights(self.reduce)
         reset_weights(self.stages)
+
+
+def _check_outputs(place: Place) -> None:
+    last = place.unrolled.units[-1]
+    if place.unrolled.tail or last.tap is None or last.pooled:
+        raise ValueError(
+            f"auxiliary.type='man_mm.SlimSLM' stands in for the maps of a backbone's stages, which "
+            f'{type(place.net).__name__} does not return as they are: man_mm.SLM serves it.'
+        )

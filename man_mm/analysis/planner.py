@@ -1,0 +1,188 @@
+"""Settings of a plan as configs, and as estimates of what they need."""
+
+import copy
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mmengine.config import Config
+from torch import nn
+
+from ..local import LocalBackbone, find_local_backbone
+from ..local.host import BACKBONES, NO_HEADS
+from ..registry import legal_keys
+from .batches import synthetic_batch
+from .budget import parse_bytes
+from .cost import StepCost, step_cost
+from .estimate import FakeTrainStep
+from .search import Estimate, Setting, list_settings
+
+__all__ = ['Planner', 'place_of']
+
+
+class Planner:
+    """Turns settings into configs, and into estimates."""
+
+    def __init__(self, cfg: Config) -> None:
+        place = place_of(cfg)
+        if place is None:
+            names = ' or '.join(f'model.{name}' for name in BACKBONES)
+            raise ValueError(f"a plan is made for a LocalBackbone: {names} must be of type 'man_mm.LocalBackbone'.")
+        self.cfg = cfg
+        self.place = place
+        self.estimates: dict[Any, Estimate] = {}
+        self.functions: dict[bool, list[str]] = {False: [], True: []}
+
+    @property
+    def net(self) -> Any:
+        """Config of the LocalBackbone."""
+        return self.cfg.model[self.place]
+
+    def budget(self, budget: Any) -> int:
+        key = f'model.{self.place}.memory_budget'
+        if budget is None and self.net.get('memory_budget') is None:
+            raise ValueError(f"model.{self.place}.num_modules='auto' needs {key}, e.g. '6GiB'.")
+        return parse_bytes(key, self.net.memory_budget if budget is None else budget)
+
+    def prepare(self, size: tuple[int, int] | None, device: str) -> None:
+        """Build the model once without auxiliaries and once with, to see what there is to choose from."""
+        policy = self.net.get('partition', 'uniform')
+        if not isinstance(policy, str):
+            raise ValueError(
+                f"model.{self.place}.partition={policy!r} names cuts, which num_modules='auto' chooses: leave it out."
+            )
+        size = size or self.net.get('probe_size')
+        if size is None:
+            raise ValueError(
+                f"num_modules='auto' needs the size of the training images: set model.{self.place}.probe_size to "
+                'their height and width in px.'
+            )
+        self.size, self.device = tuple(size), device
+        self.batch_size = self.cfg.train_dataloader.batch_size
+        self.batch = synthetic_batch(self.cfg, self.batch_size, self.size)
+        whole = FakeTrainStep(self.config(Setting(1)), device).model
+        backbone = find_local_backbone(whole)
+        self.max_modules = _trained_units(backbone)
+        inner = self.net.backbone
+        self.can_recompute_blocks = 'with_cp' in legal_keys(type(backbone.backbone)) and 'with_cp' not in inner
+        self.functions[False] = list(_functions(whole))
+        if self.max_modules > 1:
+            cut = FakeTrainStep(self.config(Setting(2)), device).model
+            self.functions[True] = [*self.functions[False], *_auxiliary_functions(cut, self.place)]
+
+    def settings(self) -> list[Setting]:
+        return list_settings(
+            self.max_modules,
+            [self.net.partition] if 'partition' in self.net else ['uniform', 'memory'],
+            _may_step_eagerly(self.cfg),
+            self.can_recompute_blocks,
+            [bool(set(self.functions[is_cut]) - set(self._own_functions(is_cut))) for is_cut in (False, True)],
+        )
+
+    def estimate(self, setting: Setting, report: Callable[[Estimate], None]) -> Estimate:
+        """Estimate a training step. Policies may agree in their cuts; then so do the estimates."""
+        cfg = self.config(setting)
+        step = FakeTrainStep(cfg, self.device)
+        key = (find_local_backbone(step.model).partition.bounds, setting.blocks, setting.heads)
+        if key not in self.estimates:
+            gc.collect()  # tensors in cycles die when it runs: let that be at the same moment every time
+            counts = cfg.optim_wrapper.get('accumulative_counts', 1)
+            costs = list(_costs(step, self.batch, counts * self.net.get('train_every', 1)))
+            worst = max(costs, key=lambda cost: cost.peak_bytes)
+            flops = sum(cost.flops for cost in costs) / len(costs)
+            self.estimates[key] = Estimate(setting, worst.peak_bytes, worst.split, flops)
+            report(self.estimates[key])
+        return self.estimates[key]
+
+    def config(self, setting: Setting) -> Config:
+        """The config with a setting in it."""
+        cfg = copy.deepcopy(self.cfg)
+        net = cfg.model[self.place]
+        net.num_modules = setting.num_modules
+        net.pop('memory_budget', None)
+        if setting.partition is not None:
+            net.partition = setting.partition
+        if setting.blocks:
+            net.backbone.with_cp = True
+        if setting.eager:
+            cfg.optim_wrapper.eager_step = True
+        is_cut = setting.num_modules > 1
+        if not is_cut:
+            net.pop('tail_chunks', None)  # refused where there are no modules
+        new = self.functions[is_cut] if setting.heads else []
+        functions = list(dict.fromkeys([*self._own_functions(is_cut), *new]))
+        hooks = [hook for hook in cfg.get('custom_hooks', []) if not _is_checkpoint_hook(hook)]
+        if functions:
+            hooks.append(dict(type='man_mm.ActivationCheckpointHook', functions=functions))
+        if hooks or 'custom_hooks' in cfg:
+            cfg.custom_hooks = hooks
+        return cfg
+
+    def _own_functions(self, is_cut: bool) -> list[str]:
+        """What the config itself wants to be recomputed; without cuts there are no auxiliaries."""
+        hooks = filter(_is_checkpoint_hook, self.cfg.get('custom_hooks', []))
+        functions = [function for hook in hooks for function in hook['functions']]
+        return [function for function in functions if is_cut or '.auxiliaries.' not in function]
+
+
+def _costs(step: FakeTrainStep, batch: Any, num: int) -> Iterator[StepCost]:
+    """Costs of iterations in a row: of all that differ, with accumulation or `train_every`."""
+    yield step_cost(step, batch)
+    step.warm_up = lambda _: None  # once is enough, and gradients that accumulate stay
+    for _ in range(num - 1):
+        yield step_cost(step, batch)
+
+
+def place_of(cfg: Config) -> str | None:
+    """The model's attribute that is a LocalBackbone."""
+    for name in BACKBONES:
+        net = cfg.model.get(name)
+        if isinstance(net, dict) and _type_name(net) == LocalBackbone.__name__:
+            return name
+    return None
+
+
+def _type_name(cfg: Any) -> str:
+    """Name of a config's type, which is a class or a string with or without a scope."""
+    kind = cfg.get('type', '')
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+
+
+def _is_checkpoint_hook(hook: Any) -> bool:
+    return isinstance(hook, dict) and _type_name(hook) == 'ActivationCheckpointHook'
+
+
+def _may_step_eagerly(cfg: Config) -> bool:
+    """Whether `eager_step` is left open and would be accepted; see `LocalOptimWrapper`."""
+    wrapper = cfg.optim_wrapper
+    clip = wrapper.get('clip_grad')
+    return (
+        _type_name(wrapper) == 'LocalOptimWrapper'
+        and 'eager_step' not in wrapper
+        and wrapper.get('accumulative_counts', 1) == 1
+        and (not clip or clip.get('per_module', False))
+        and cfg.get('launcher', 'none') == 'none'
+    )
+
+
+def _trained_units(backbone: LocalBackbone) -> int:
+    """K at most: units from the first one on that trains."""
+    units = backbone.unrolled.units
+    trained = [any(p.requires_grad for p in unit.parameters(backbone.backbone)) for unit in units]
+    return max(len(units) - trained.index(True), 1) if any(trained) else 1
+
+
+def _functions(model: nn.Module, prefix: str = '') -> Iterator[str]:
+    """What of necks and dense heads is worth to be recomputed, as paths for `ActivationCheckpointHook`."""
+    for name, part in model.named_children():
+        if name == 'neck' and any(True for _ in part.parameters()):
+            yield f'{prefix}neck'
+        elif name not in NO_HEADS and hasattr(type(part), 'forward_single'):
+            methods = ('forward_single', 'loss_by_feat_single')
+            yield from (f'{prefix}{name}.{method}' for method in methods if hasattr(type(part), method))
+
+
+def _auxiliary_functions(model: nn.Module, place: str) -> Iterator[str]:
+    first = find_local_backbone(model).auxiliaries[0]
+    yield from _functions(first, f'{place}.auxiliaries.*.')
+    yield from _functions(first.heads, f'{place}.auxiliaries.*.heads.')

@@ -1,0 +1,307 @@
+"""A plan fits, when it is measured, and nothing that fits takes fewer operations."""
+
+import random
+
+import pytest
+from mmengine.config import Config
+
+from man_mm.analysis import plan as planning
+from man_mm.analysis.batches import synthetic_batch
+from man_mm.analysis.budget import parse_bytes
+from man_mm.analysis.cost import step_cost
+from man_mm.analysis.plan import asks_for_plan, make_plan, without_plan
+from man_mm.analysis.search import Estimate, Setting, fastest, list_settings, search
+from man_mm.analysis.step import TrainStep, build_model
+
+from ..classification import classifier
+from ..models import FPN, RETINA_HEAD, retinanet
+from ..restoration import editor
+
+SIZE = (256, 256)
+NOTHING, EVERYTHING = '1B', '1TiB'
+POLICIES = {'uniform', 'memory'}
+SLIM = dict(
+    type='man_mm.SlimSLM',
+    channels=4,
+    neck={**FPN, 'out_channels': 4},
+    head=dict(bbox_head={**RETINA_HEAD, 'in_channels': 4, 'feat_channels': 4}),
+)
+
+
+def config(model=None, budget=EVERYTHING, hooks=(), scope='mmdet', **wrapper):
+    """A config with `num_modules='auto'`: by default, of a RetinaNet of which 6 of 9 units train."""
+    model = model or retinanet('auto', dict(frozen_stages=1), SLIM, probe_size=SIZE)
+    model['generator' if 'generator' in model else 'backbone']['memory_budget'] = budget
+    optimizer = dict(type='SGD', lr=0.01, momentum=0.9)
+    return Config(
+        dict(
+            default_scope=scope,
+            model=model,
+            train_dataloader=dict(batch_size=2),
+            optim_wrapper=dict(type='man_mm.LocalOptimWrapper', optimizer=optimizer, **wrapper),
+            custom_hooks=[dict(type='man_mm.FeatureBankHook'), *hooks],
+        )
+    )
+
+
+@pytest.fixture(scope='module')
+def table():
+    """Every setting, with its estimate."""
+    found = {}
+
+    def estimate_all(settings, estimate, budget):
+        found.update({setting: estimate(setting) for setting in settings})
+        return list(found.values())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, 'search', estimate_all)
+        make_plan(config())
+    return found
+
+
+@pytest.fixture(scope='module')
+def plan(table):
+    """Made for a budget between the least peak and that of back-propagation."""
+    return make_plan(config(budget=peaks(table)[len(peaks(table)) // 2]))
+
+
+def peaks(table):
+    return sorted({estimate.peak_bytes for estimate in table.values()})
+
+
+def measured(cfg, size=SIZE):
+    return step_cost(TrainStep(cfg), synthetic_batch(cfg, cfg.train_dataloader.batch_size, size))
+
+
+def test_a_budget_above_that_of_back_propagation_chooses_it_after_one_estimate(table, plan):
+    bp = next(iter(table.values()))
+    assert bp.setting == Setting(1) and peaks(table)[-1] == bp.peak_bytes
+    roomy = make_plan(config(budget=bp.peak_bytes))
+    assert roomy.chosen == bp and roomy.estimates == (bp,)
+    assert roomy.cfg.model.backbone.num_modules == 1
+    assert fastest(list(table.values()), list(table), bp.peak_bytes - 1) != bp
+
+
+def test_what_is_chosen_fits_when_it_is_measured(table, plan):
+    assert plan.chosen.setting.num_modules > 1
+    cost = measured(plan.cfg)
+    assert cost.peak_bytes == plan.chosen.peak_bytes <= plan.budget < peaks(table)[-1]
+    assert cost.flops == plan.chosen.flops
+
+
+def test_nothing_that_fits_takes_fewer_operations_than_the_chosen_one(table):
+    settings, whole = list(table), list(table.values())
+    assert len({*settings}) == 4 + 4 * (2 + 2 + 1)  # K = 1; 2 and 4 by two policies; 6
+    chosen = set()
+    for budget in peaks(table):
+        made = search(settings, table.__getitem__, budget)
+        best = fastest(made, settings, budget)
+        fitting = [estimate for estimate in whole if estimate.peak_bytes <= budget]
+        assert best.flops == min(estimate.flops for estimate in fitting)
+        assert len(made) < len(settings)
+        chosen.add(best.setting)
+    assert {s.num_modules for s in chosen} >= {1, 2, 4} and {s.partition for s in chosen} == {None, *POLICIES}
+    assert {s.blocks for s in chosen} == {s.heads for s in chosen} == {False, True}
+
+
+def test_a_plan_is_the_same_every_time(table, plan):
+    again = search(list(table), table.__getitem__, plan.budget)
+    assert list(plan.estimates) == again and plan.chosen == fastest(again, list(table), plan.budget)
+
+
+def landscape(seed):
+    """Estimates at random, in which what `search` takes for granted holds."""
+    draw = random.Random(seed)
+    settings = list_settings(17, ['uniform', 'memory'], True, True, [True, True])
+    flops = {setting: draw.uniform(0, 1) for setting in settings}
+    rising = {s: sum(flops[o] for o in settings if s.is_no_faster_than(o)) for s in settings}
+    bytes_of = {(s.num_modules, s.partition, s.blocks): draw.randint(100, 1000) for s in settings}
+    peak = {
+        s: bytes_of[s.num_modules, s.partition, s.blocks] + (0 if s.heads else draw.randint(0, 300)) for s in settings
+    }
+    return settings, {s: Estimate(s, peak[s], {}, rising[s]) for s in settings}
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_the_search_finds_in_any_landscape_what_a_look_at_all_finds(seed):
+    settings, table = landscape(seed)
+    for budget in range(50, 1300, 50):
+        asked = []
+        made = search(settings, lambda s, asked=asked: asked.append(s) or table[s], budget)
+        assert fastest(made, settings, budget) == fastest(list(table.values()), settings, budget)
+        assert len(asked) == len(set(asked)) <= len(settings)
+        if all(estimate.peak_bytes > budget for estimate in made):
+            assert min(e.peak_bytes for e in made) == min(e.peak_bytes for e in table.values())
+            assert len(made) <= len(settings) / 2 + 1
+
+
+def test_an_impossible_budget_says_how_far_off_the_least_setting_is_and_what_it_consists_of(table):
+    plan = make_plan(config(budget='1MiB'))
+    least = min(plan.estimates, key=lambda estimate: estimate.peak_bytes)
+    assert least.peak_bytes == peaks(table)[0]
+    assert plan.chosen is None and plan.cfg is None
+    mib = least.peak_bytes / 2**20
+    assert f'nothing fits in 1.0 MiB: the least peak found is {mib:.1f} MiB, {mib - 1:.1f} MiB too much' in str(plan)
+    assert f'with {least.setting}' in str(plan)
+    assert f'auxiliary {least.split["auxiliary"] / 2**20:.1f} MiB' in str(plan) and 'bank' in str(plan)
+
+
+def test_the_planned_config_is_plain_and_the_given_one_is_left_alone(plan):
+    cfg = config(budget=NOTHING)
+    before = cfg.to_dict()
+    make_plan(cfg, EVERYTHING)
+    assert cfg.to_dict() == before and asks_for_plan(cfg) and not asks_for_plan(plan.cfg)
+    planned, given = plan.cfg.to_dict(), before
+    assert isinstance(planned['model']['backbone'].pop('num_modules'), int)
+    assert planned['model']['backbone'].pop('partition', 'uniform') in POLICIES
+    assert planned['optim_wrapper'].pop('eager_step') is True
+    planned['model']['backbone']['backbone'].pop('with_cp', None)
+    del given['model']['backbone']['num_modules'], given['model']['backbone']['memory_budget']
+    assert planned.pop('custom_hooks')[: len(given['custom_hooks'])] == given.pop('custom_hooks')
+    assert planned == given
+
+
+def last_setting(cfg, monkeypatch):
+    """All settings of a config, and the plan if only the last one is looked at."""
+    with monkeypatch.context() as patch:
+        settings = []
+        patch.setattr(planning, 'search', lambda those, estimate, _: settings.extend(those) or [estimate(those[-1])])
+        plan = make_plan(cfg)
+    return settings, plan
+
+
+@pytest.mark.parametrize(
+    ('wrapper', 'is_eager'),
+    [
+        (dict(accumulative_counts=2), False),
+        (dict(clip_grad=dict(max_norm=1.0)), False),
+        (dict(eager_step=False), False),
+        (dict(clip_grad=dict(max_norm=1.0, per_module=True)), True),
+    ],
+    ids=['accumulation', 'global clip', 'turned off', 'clip per module'],
+)
+def test_modules_are_stepped_at_once_only_where_that_is_legal_and_left_open(wrapper, is_eager, monkeypatch):
+    model = classifier('man', 'auto', net_depth=8)
+    settings, _ = last_setting(config(model, scope='mmpretrain', **wrapper), monkeypatch)
+    assert {setting.num_modules for setting in settings} == {1, 2, 4}
+    assert all(setting.eager == (is_eager and setting.num_modules > 1) for setting in settings)
+
+
+def test_what_the_config_sets_is_kept(monkeypatch):
+    net = dict(with_cp=False, frozen_stages=3)  # two units train
+    model = retinanet('auto', net, SLIM, partition='memory', probe_size=SIZE)
+    functions = ['bbox_head.forward_single', 'backbone.auxiliaries.*.neck']
+    hook = dict(type='man_mm.ActivationCheckpointHook', functions=functions)
+    cfg = config(model, EVERYTHING, [hook], eager_step=True)
+    bp = make_plan(cfg).cfg
+    assert bp.custom_hooks[-1].functions == functions[:1]  # without modules there are no auxiliaries
+    settings, plan = last_setting(cfg, monkeypatch)
+    assert {setting.partition for setting in settings} == {None, 'memory'}
+    assert not any(setting.blocks or setting.eager for setting in settings)
+    assert plan.chosen.setting == Setting(2, 'memory', heads=True)
+    assert plan.cfg.optim_wrapper.eager_step and not plan.cfg.model.backbone.backbone.with_cp
+    assert plan.cfg.custom_hooks[-1].functions == [
+        *functions,
+        'neck',
+        'bbox_head.loss_by_feat_single',
+        'backbone.auxiliaries.*.heads.bbox_head.forward_single',
+        'backbone.auxiliaries.*.heads.bbox_head.loss_by_feat_single',
+    ]
+
+
+def test_memory_of_every_iteration_counts_where_they_differ():
+    """A gradient that accumulates is there while the next forward runs."""
+    once, twice = (make_plan(config(accumulative_counts=counts)) for counts in (1, 2))
+    assert twice.chosen.peak_bytes == measured(twice.cfg).peak_bytes > once.chosen.peak_bytes
+
+
+def test_classification_and_super_resolution_are_planned_too():
+    for model, scope in (
+        (classifier('man', 'auto', net_depth=8), 'mmpretrain'),
+        (editor(num_modules='auto', probe_size=(16, 16)), 'mmagic'),
+    ):
+        bp = make_plan(config(model, EVERYTHING, scope=scope)).chosen
+        plan = make_plan(config(model, NOTHING, scope=scope))
+        least = min(estimate.peak_bytes for estimate in plan.estimates)
+        assert least < bp.peak_bytes
+        plan = make_plan(config(model, least, scope=scope))
+        assert least - 64 < measured(plan.cfg, plan.size).peak_bytes <= least
+
+
+def test_a_model_that_cannot_be_estimated_says_so():
+    cfg = Config.fromfile('configs/man/faster-rcnn_r50_man_k4_coco.py')
+    with pytest.raises(ValueError, match='cannot be estimated'):
+        make_plan(cfg, EVERYTHING, SIZE)
+
+
+@pytest.mark.parametrize(
+    ('text', 'number'),
+    [
+        ('6GiB', 6 * 2**30),
+        ('500MiB', 500 * 2**20),
+        ('2.5GB', 2_500_000_000),
+        (' 3 kB ', 3000),
+        ('77', 77),
+        (1e6, 10**6),
+    ],
+)
+def test_amounts_of_memory(text, number):
+    assert parse_bytes('key', text) == number
+
+
+@pytest.mark.parametrize('text', ['6 gigs', 'GiB', '', '-1GiB', '6Gb', 0, -5, True, None, float('inf'), [6], '0MiB'])
+def test_a_wrong_amount_names_key_value_and_units(text):
+    with pytest.raises(ValueError, match='memory_budget=') as error:
+        parse_bytes('model.backbone.memory_budget', text)
+    assert repr(text) in str(error.value) and 'MiB' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(budget=None), "num_modules='auto' needs model.backbone.memory_budget, e.g. '6GiB'"),
+        (dict(budget='much'), "model.backbone.memory_budget='much' must be a number of bytes"),
+        (
+            dict(probe_size=None),
+            "num_modules='auto' needs the size of the training images: set model.backbone.probe_size",
+        ),
+        (dict(partition=['stem']), r"model.backbone.partition=\['stem'\] names cuts, which num_modules='auto' chooses"),
+    ],
+    ids=['no budget', 'bad budget', 'no size', 'own cuts'],
+)
+def test_what_a_plan_lacks_is_named(options, message):
+    net = {key: value for key, value in options.items() if key == 'partition'}
+    if 'probe_size' not in options:
+        net['probe_size'] = SIZE
+    with pytest.raises(ValueError, match=message):
+        make_plan(config(retinanet('auto', **net), options.get('budget', EVERYTHING)))
+
+
+def test_a_config_without_a_local_backbone_is_refused():
+    cfg = config()
+    cfg.model = retinanet(None)
+    with pytest.raises(ValueError, match=r"model.backbone or model.generator must be of type 'man_mm.LocalBackbone'"):
+        make_plan(cfg)
+
+
+@pytest.mark.parametrize(
+    ('num_modules', 'budget', 'message'),
+    [
+        ('auto', '6GiB', r'tools/train\.py finds .* tools/analysis_tools/plan\.py CONFIG --out'),
+        ('auto', None, "also needs memory_budget, e.g. '6GiB'"),
+        (4, '6GiB', "memory_budget='6GiB' goes with num_modules='auto', not with num_modules=4"),
+    ],
+)
+def test_the_backbone_itself_says_who_makes_plans(num_modules, budget, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(config(retinanet(num_modules, probe_size=SIZE), budget))
+
+
+def test_for_a_test_the_model_is_built_without_auxiliaries():
+    model = build_model(without_plan(config(budget=None)))
+    assert model.backbone.num_modules == 1 and len(model.backbone.auxiliaries) == 0
+
+
+def test_settings_read_as_they_are():
+    assert str(Setting(1)) == 'K=1 (back-propagation)'
+    assert str(Setting(4, 'memory', True, True, True)) == 'K=4 memory, eager step, blocks and heads recomputed'

@@ -1,0 +1,142 @@
+"""The command lines on configs with `num_modules='auto'`, run as a user runs them."""
+
+import json
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from man_mm.analysis.plan import make_plan
+
+from ..models import FPN, RETINA_HEAD, retinanet
+from ..runs import make_coco, run_config, write_config
+from .test_command_lines import python
+
+SLIM = dict(
+    type='man_mm.SlimSLM',
+    channels=4,
+    neck={**FPN, 'out_channels': 4},
+    head=dict(bbox_head={**RETINA_HEAD, 'in_channels': 4, 'feat_channels': 4}),
+)
+FROZEN = dict(frozen_stages=2)  # four units train
+
+
+def auto(**options):
+    """A RetinaNet whose number of modules is left to the plan."""
+    return retinanet('auto', FROZEN, SLIM, probe_size=(256, 256), **options)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """`auto.py`, a config whose budget is below what back-propagation needs, and its data."""
+    root = tmp_path_factory.mktemp('plan')
+    cfg = run_config(make_coco(root / 'data', num_images=2), root / 'run', auto(), epochs=1)
+    cfg['log_level'] = 'INFO'
+    bp = make_plan(Config(cfg), '1GiB').chosen.peak_bytes
+    cfg['model']['backbone']['memory_budget'] = bp - 1
+    test = dict(cfg['train_dataloader'], sampler=dict(type='DefaultSampler', shuffle=False))
+    resize = dict(type='Resize', scale=(64, 64))
+    test['dataset'] = dict(test['dataset'], test_mode=True)
+    test['dataset']['pipeline'] = [*test['dataset']['pipeline'][:1], resize, dict(type='PackDetInputs')]
+    evaluator = dict(type='CocoMetric', ann_file=f'{root}/data/train.json')
+    cfg.update(test_dataloader=test, test_evaluator=evaluator, test_cfg=dict(type='TestLoop'))
+    write_config(cfg, root / 'auto.py')
+    return root
+
+
+@pytest.fixture(scope='module')
+def trained(folder):
+    result = python('train.py', folder / 'auto.py')
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result
+
+
+def dumped(folder):
+    return Config.fromfile(folder / 'run/auto.py')
+
+
+def test_training_plans_first_says_so_in_the_log_and_leaves_a_plain_config(folder, trained):
+    net = dumped(folder).model.backbone
+    assert net.num_modules in (1, 2, 4) and 'memory_budget' not in net
+    logs = [path.read_text() for path in (folder / 'run').glob('*/*.log')]
+    lines = [line for line in logs[0].splitlines() if "num_modules='auto': K=" in line]
+    assert len(lines) == 1 and f'K={net.num_modules} ' in lines[0] and 'the operations of back-propagation' in lines[0]
+    assert (folder / 'run/epoch_1.pth').exists()
+
+
+def test_a_resumed_run_has_the_plan_of_the_first_one(folder, trained):
+    before = dumped(folder)
+    result = python('train.py', folder / 'auto.py', '--resume', '--cfg-options', 'train_cfg.max_epochs=2')
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert (folder / 'run/epoch_2.pth').exists()
+    assert 'its auxiliaries are left out' not in result.stdout + result.stderr
+    after = dumped(folder)
+    for key in ('model', 'optim_wrapper', 'custom_hooks'):
+        assert before[key] == after[key]
+
+
+def test_a_config_that_asks_for_a_plan_can_be_tested(folder, trained):
+    checkpoint = folder / 'run/epoch_1.pth'
+    result = python('test.py', folder / 'auto.py', checkpoint, '--work-dir', folder / 'test')
+    assert result.returncode == 0, result.stderr[-2000:]
+    said = result.stdout + result.stderr
+    assert 'bbox_mAP' in said
+    if any('.auxiliaries.' in key for key in torch.load(checkpoint)['state_dict']):
+        assert "num_modules=1 needs no auxiliaries; the checkpoint's are left out" in said
+    assert 'unexpected key' not in said and 'another num_modules' not in said
+
+
+def test_a_written_plan_is_a_config_for_any_program(folder):
+    out, rows = folder / 'plain.py', folder / 'rows.json'
+    budget = Config.fromfile(folder / 'auto.py').model.backbone.memory_budget
+    result = python('analysis_tools/plan.py', folder / 'auto.py', '--batch', 2, '--out', out, '--json', rows)
+    assert result.returncode == 0, result.stderr
+    plain = Config.fromfile(out)
+    assert isinstance(plain.model.backbone.num_modules, int) and 'memory_budget' not in plain.model.backbone
+    assert result.stdout.splitlines()[-1].startswith(f'K={plain.model.backbone.num_modules} ')
+    written = json.loads(rows.read_text())
+    chosen = [row for row in written['rows'] if row['chosen']]
+    assert len(chosen) == 1 and chosen[0]['num_modules'] == plain.model.backbone.num_modules
+    assert chosen[0]['peak_mib'] * 2**20 <= budget == written['budget_bytes']
+    assert len([line for line in result.stderr.splitlines() if ' MiB, ' in line]) == len(written['rows'])
+    assert not [row for row in written['rows'] if row['fits'] and row['gflops'] < chosen[0]['gflops']]
+
+
+def test_batch_size_and_budget_of_the_command_line_count(folder):
+    options = ('--budget', '1GiB', '--batch', 3, '--size', 64, 96, '--device', 'cuda', '--out', folder / 'large.py')
+    result = python('analysis_tools/plan.py', folder / 'auto.py', *options)
+    assert result.returncode == 0, result.stderr
+    assert '(batch 3, 64 x 96 px, 1 settings estimated)' in result.stdout
+    plain = Config.fromfile(folder / 'large.py')
+    assert plain.train_dataloader.batch_size == 3 and plain.model.backbone.num_modules == 1
+
+
+def test_nothing_is_trained_and_written_where_nothing_fits(folder):
+    lines = (
+        ('analysis_tools/plan.py', '--out', folder / 'none.py'),
+        ('train.py', '--work-dir', folder / 'none'),
+    )
+    changed = ('model.backbone.memory_budget=1MiB', 'model.backbone.backbone.frozen_stages=3')
+    for tool, *options in lines:
+        result = python(tool, folder / 'auto.py', *options, '--cfg-options', *changed)
+        assert result.returncode == 1
+        assert 'nothing fits in 1.0 MiB: the least peak found is' in result.stderr.splitlines()[-1]
+    assert not (folder / 'none.py').exists() and not (folder / 'none').exists()
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('model.backbone.memory_budget=lots', "model.backbone.memory_budget='lots' must be a number of bytes"),
+        ('model.backbone.num_modules=4', "goes with num_modules='auto', not with num_modules=4"),
+        ('model.backbone.probe_size=None', 'set model.backbone.probe_size'),
+    ],
+)
+def test_a_wrong_setting_is_named_before_training(folder, option, message):
+    result = python('train.py', folder / 'auto.py', '--work-dir', folder / 'wrong', '--cfg-options', option)
+    assert result.returncode == 1 and message in result.stderr.strip().splitlines()[-1]
+
+
+def test_other_tools_say_who_makes_plans(folder):
+    result = python('analysis_tools/show_partition.py', folder / 'auto.py')
+    assert result.returncode == 1 and 'tools/analysis_tools/plan.py CONFIG --out' in result.stderr
