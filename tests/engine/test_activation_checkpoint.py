@@ -344,7 +344,7 @@ def test_a_run_with_bank_and_average_ends_in_the_same_weights(tmp_path):
 
 def test_functions_that_training_does_not_call_are_one_warning(monkeypatch):
     said = []
-    monkeypatch.setattr('man_mm.engine.checkpoint.print_log', lambda message, **_: said.append(message))
+    monkeypatch.setattr('man_mm.engine.activation_checkpoint.print_log', lambda message, **_: said.append(message))
     run = Run(['neck', 'bbox_head.predict', 'bbox_head.forward_single', 'neck*.conv'])
     for i in range(2):
         run.step()
