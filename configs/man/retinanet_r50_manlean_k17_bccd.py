@@ -1,12 +1,3 @@
-# Lean: slim auxiliaries; every module is clipped and stepped at once; the model's own head is recomputed level by
-# level.
-_base_ = './retinanet_r50_man_k17_bccd.py'
-neck = _base_.model.neck.to_dict()
-neck.update(out_channels=64)
-head = _base_.model.bbox_head.to_dict()  # copied here: --cfg-options of model.bbox_head do not reach it
-head.update(in_channels=64, feat_channels=64, stacked_convs=1)
-slim = dict(_delete_=True, type='man_mm.SlimSLM', neck=neck, head=dict(bbox_head=head))
-model = dict(backbone=dict(auxiliary=slim))
-optim_wrapper = dict(eager_step=True, clip_grad=dict(per_module=True))
-functions = ['bbox_head.forward_single', 'bbox_head.loss_by_feat_single']
-custom_hooks = [*_base_.custom_hooks, dict(type='man_mm.ActivationCheckpointHook', functions=functions)]
+# Lean with a module for each unit.
+_base_ = './retinanet_r50_manlean_k4_bccd.py'
+model = dict(backbone=dict(num_modules=17))

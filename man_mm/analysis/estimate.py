@@ -90,7 +90,7 @@ class FakeTrainStep(TrainStep):
         try:
             with _NumbersOfFakes(), _ArraysOfFakes(), branches:
                 super().__call__({**batch, 'inputs': fake})
-        except (RuntimeError, NotImplementedError) as error:
+        except (RuntimeError, NotImplementedError) as error:  # what torch raises where a fake tensor has no answer
             raise ValueError(
                 f'a step of {type(self.model).__name__} cannot be estimated. If it decides by what it predicts, as '
                 'proposals and their suppression do, or runs compiled operators, it can but be measured. The error was '

@@ -13,7 +13,7 @@ from ..local.host import BACKBONES, NO_HEADS
 from ..registry import legal_keys
 from .batches import synthetic_batch
 from .budget import parse_bytes
-from .cost import StepCost, step_cost
+from .cost import step_cost
 from .estimate import FakeTrainStep
 from .search import Estimate, Setting, list_settings
 
@@ -81,16 +81,12 @@ class Planner:
 
     def estimate(self, setting: Setting, report: Callable[[Estimate], None]) -> Estimate:
         """Estimate a training step. Policies may agree in their cuts; then so do the estimates."""
-        cfg = self.config(setting)
-        step = FakeTrainStep(cfg, self.device)
+        step = FakeTrainStep(self.config(setting), self.device)
         key = (find_local_backbone(step.model).partition.bounds, setting.blocks, setting.heads)
         if key not in self.estimates:
             gc.collect()  # tensors in cycles die when it runs: let that be at the same moment every time
-            counts = cfg.optim_wrapper.get('accumulative_counts', 1)
-            costs = list(_costs(step, self.batch, counts * self.net.get('train_every', 1)))
-            worst = max(costs, key=lambda cost: cost.peak_bytes)
-            flops = sum(cost.flops for cost in costs) / len(costs)
-            self.estimates[key] = Estimate(setting, worst.peak_bytes, worst.split, flops)
+            cost = step_cost(step, self.batch)
+            self.estimates[key] = Estimate(setting, cost.peak_bytes, cost.split, cost.flops)
             report(self.estimates[key])
         return self.estimates[key]
 
@@ -123,14 +119,6 @@ class Planner:
         hooks = filter(_is_checkpoint_hook, self.cfg.get('custom_hooks', []))
         functions = [function for hook in hooks for function in hook['functions']]
         return [function for function in functions if is_cut or '.auxiliaries.' not in function]
-
-
-def _costs(step: FakeTrainStep, batch: Any, num: int) -> Iterator[StepCost]:
-    """Costs of iterations in a row: of all that differ, with accumulation or `train_every`."""
-    yield step_cost(step, batch)
-    step.warm_up = lambda _: None  # once is enough, and gradients that accumulate stay
-    for _ in range(num - 1):
-        yield step_cost(step, batch)
 
 
 def place_of(cfg: Config) -> str | None:
