@@ -1,7 +1,18 @@
-"""What plugs into MMEngine's runner: optim wrappers and hooks."""
+"""What plugs into MMEngine's runner: optim wrappers, hooks, a distributed wrapper."""
 
 from .activation_checkpoint import ActivationCheckpointHook
-from .hooks import EpochSeedHook, FeatureBankHook
+from .distributed import LocalDistributedDataParallel
+from .hooks import FeatureBankHook
 from .optim_wrapper import LocalAmpOptimWrapper, LocalOptimWrapper
+from .saving import SafeCheckpointHook
+from .seed import EpochSeedHook
 
-__all__ = ['ActivationCheckpointHook', 'EpochSeedHook', 'FeatureBankHook', 'LocalAmpOptimWrapper', 'LocalOptimWrapper']
+__all__ = [
+    'ActivationCheckpointHook',
+    'EpochSeedHook',
+    'FeatureBankHook',
+    'LocalAmpOptimWrapper',
+    'LocalDistributedDataParallel',
+    'LocalOptimWrapper',
+    'SafeCheckpointHook',
+]

@@ -1,23 +1,24 @@
-"""Hooks: FeatureBankHook brings inputs, targets and losses to the modules; EpochSeedHook makes resuming exact."""
+"""FeatureBankHook: brings inputs, targets and losses to the modules."""
 
 import inspect
 from typing import Any, cast
 
 import torch
-from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner, set_random_seed
+from mmengine.runner import Runner
 from torch import nn
 
 from ..local import LocalBackbone, find_local_backbone
 from ..local.host import BACKBONES
 from ..readout import build_readout
 from ..registry import HOOKS, strict_keys
+from .distributed import LocalDistributedDataParallel
 from .optim_wrapper import LocalOptimWrapper
+from .setup_record import check_fit, check_resume, describe, refuse_different_ranks, structure
 
-__all__ = ['EpochSeedHook', 'FeatureBankHook']
+__all__ = ['FeatureBankHook']
 
 LOGS = ('terms', 'total')
 
@@ -62,6 +63,7 @@ class FeatureBankHook(Hook):
                 "(with --amp 'man_mm.LocalAmpOptimWrapper'; upstream's own tools/train.py --amp replaces it)."
             )
         _check_wrapper(model)
+        refuse_different_ranks(describe(host, backbone, optim_wrapper))
         if all(getattr(host, name, None) is not backbone for name in BACKBONES):
             names = ' or '.join(f'model.{name}' for name in BACKBONES)
             raise ValueError(f'{type(host).__name__} must hold the LocalBackbone itself, as {names}.')
@@ -99,6 +101,25 @@ class FeatureBankHook(Hook):
                     runner.message_hub.update_scalar(f'train/local_{module:02d}/{name}', value)
         runner.message_hub.update_scalar('train/bank_mib', self._backbone.bank.peak_bytes / 2**20)
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Tell whose optimizer state this is."""
+        if self._backbone is not None:
+            checkpoint['meta']['local_learning'] = structure(self._backbone, runner.optim_wrapper)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Check, before weights are loaded, that they are those of such a model; for resuming, of just this one.
+
+        Raises:
+            ValueError: If they are not.
+        """
+        host = cast(nn.Module, runner.model.module) if is_model_wrapper(runner.model) else runner.model
+        if not any(isinstance(module, LocalBackbone) for module in host.modules()):
+            return  # refused where training starts; a test needs none
+        backbone = find_local_backbone(host)
+        check_fit(checkpoint, host, backbone)
+        if runner._resume:
+            check_resume(checkpoint, structure(backbone, runner.optim_wrapper), host)
+
     def after_train(self, runner: Runner) -> None:
         """Stop listening."""
         if self._backbone is not None and self._backbone.readout is not None:
@@ -109,12 +130,12 @@ class FeatureBankHook(Hook):
 
 def _check_wrapper(model: nn.Module) -> None:
     """Refuse the ways of distributing in which gradients made inside the forward would not be reduced."""
-    if not is_model_wrapper(model):
+    if not is_model_wrapper(model) or isinstance(model, LocalDistributedDataParallel):
         return
     if not isinstance(model, MMDistributedDataParallel):
         raise ValueError(
             f'model_wrapper_cfg.type={type(model).__name__} is not supported: local losses are reduced by '
-            'MMDistributedDataParallel with find_unused_parameters=True.'
+            'MMDistributedDataParallel with find_unused_parameters=True, or by man_mm.LocalDistributedDataParallel.'
         )
     if not model.find_unused_parameters or model.static_graph:
         raise ValueError(
@@ -122,19 +143,3 @@ def _check_wrapper(model: nn.Module) -> None:
             'local losses unsynchronised, without an error. Set find_unused_parameters=True at the top of the config, '
             'and in model_wrapper_cfg if it has one.'
         )
-
-
-@HOOKS.register_module()
-@strict_keys
-class EpochSeedHook(Hook):
-    """Seeds every epoch from the run's seed and the epoch's number, so that a resumed run repeats an unbroken one.
-
-    MMEngine keeps no random state in checkpoints. Data workers start anew every epoch only with
-    `persistent_workers=False`; with persistent ones, a resumed run draws other augmentations.
-    """
-
-    priority = 'VERY_HIGH'
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Seed Python, numpy and torch."""
-        set_random_seed((runner.seed + 1000003 * runner.epoch + get_rank()) % 2**32)

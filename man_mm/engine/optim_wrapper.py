@@ -12,8 +12,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
-from ..local import LocalBackbone, find_local_backbone, publish_local_backward
+from ..local import LocalBackbone, explain_out_of_memory, find_local_backbone, publish_local_backward
 from ..registry import OPTIM_WRAPPERS, strict_keys, switch
+from .distributed import LocalDistributedDataParallel
 
 __all__ = ['LocalAmpOptimWrapper', 'LocalOptimWrapper']
 
@@ -28,11 +29,13 @@ class LocalOptimWrapper(OptimWrapper):
 
     Args:
         eager_step: Step a module and free its gradients right after its backward, instead of all modules at the end.
+            With several processes it needs `man_mm.LocalDistributedDataParallel`, and a module is stepped right before
+            the next one's backward: its gradients are averaged over the processes in the meantime.
         clip_grad: As in `OptimWrapper`; `per_module=True` clips every module with its auxiliary, and the rest of the
             model, by a norm of its own instead of one norm over all.
 
     Raises:
-        ValueError: If `eager_step` meets accumulation, clipping over all parameters or AMP.
+        ValueError: If `eager_step` meets accumulation, clipping over all parameters, AMP or plain DDP.
     """
 
     def __init__(
@@ -55,6 +58,9 @@ class LocalOptimWrapper(OptimWrapper):
         self.local_losses: dict[tuple[int, str], Tensor] = {}
         self._backbone: LocalBackbone | None = None
         self._host: Any = None
+        self._reducer: LocalDistributedDataParallel | None = None
+        self._waiting: int | None = None
+        """Module whose eager step waits for its gradients."""
 
     def _check_clip_grad(self) -> None:
         if not self.clip_grad_kwargs:
@@ -84,12 +90,22 @@ class LocalOptimWrapper(OptimWrapper):
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """As upstream's; in it the model's `LocalBackbone` finds `local_backward`."""
         wrapped = is_model_wrapper(model)
-        self._refuse_eager_step_with({'distributed training: gradients are reduced at the end of a step': wrapped})
+        self._reducer = model if isinstance(model, LocalDistributedDataParallel) else None
+        self._refuse_eager_step_with(
+            {
+                f'{type(model).__name__}, which averages gradients at the end of a step (set '
+                "model_wrapper_cfg=dict(type='man_mm.LocalDistributedDataParallel'))": wrapped and not self._reducer
+            }
+        )
         host = cast(nn.Module, model.module) if wrapped else model
         if host is not self._host:
             self._host, self._backbone = host, find_local_backbone(host)
         self.local_losses.clear()
-        with super().optim_context(model), publish_local_backward(self.local_backward):
+        with (
+            super().optim_context(model),
+            publish_local_backward(self.local_backward),
+            explain_out_of_memory('main loss', 'neck and head (forward)'),
+        ):
             yield
 
     def local_backward(self, losses: Mapping[str, Tensor | list[Tensor]], module: int) -> None:
@@ -99,17 +115,34 @@ class LocalOptimWrapper(OptimWrapper):
             losses: As a model's `loss` returns them; entries whose name contains `loss` are summed.
             module: Index of the module, from 0.
         """
+        assert self._backbone is not None
+        self._step_waiting()
         loss, log_vars = self._host.parse_losses(losses)
         for name, value in log_vars.items():
             self.local_losses[module, _local_name(name)] = value.detach()
-        with torch.autocast(loss.device.type, enabled=False):  # backward runs in the types of the forward
+        with (
+            torch.autocast(loss.device.type, enabled=False),  # backward runs in the types of the forward
+            explain_out_of_memory('backward', self._backbone.partition.name(module)),
+        ):
             self._amplify(self.scale_loss(loss)).backward()
+        if self._reducer is not None:
+            self._reducer.reduce_module(module)
         if self.eager_step:
-            self._check_finite()
-            self._step_module(module)
+            self._waiting = module
+            if self._reducer is None:
+                self._step_waiting()
 
     def _amplify(self, loss: Tensor) -> Tensor:
         return loss
+
+    def _step_waiting(self) -> None:
+        if self._waiting is None:
+            return
+        module, self._waiting = self._waiting, None
+        self._check_finite()
+        if self._reducer is not None:
+            self._reducer.wait_for_modules()
+        self._step_module(module)
 
     def _step_module(self, module: int) -> None:
         """Step the parameters of one module and its auxiliary; what it shares with others keeps its gradient."""
@@ -119,7 +152,8 @@ class LocalOptimWrapper(OptimWrapper):
         others = {p: p.grad for p in everything if p.grad is not None and p not in own}
         for p in others:
             p.grad = None
-        self.step()
+        with explain_out_of_memory('step', self._backbone.partition.name(module)):
+            super().step()
         self.zero_grad()
         for p, grad in others.items():
             p.grad = grad
@@ -130,8 +164,17 @@ class LocalOptimWrapper(OptimWrapper):
         Raises:
             FloatingPointError: If a local loss of this iteration is not finite; no parameter has been stepped by it.
         """
+        self._step_waiting()
         self._check_finite()
-        super().update_params(loss, *args, **kwargs)
+        with explain_out_of_memory('main loss', 'the last module, neck and head (backward)'):
+            super().update_params(loss, *args, **kwargs)
+
+    def step(self, **kwargs: Any) -> None:
+        """As upstream's, when the gradients of all modules have been averaged over the processes."""
+        if self._reducer is not None:
+            self._reducer.finish_modules()
+        with explain_out_of_memory('step', 'the optimizer'):
+            super().step(**kwargs)
 
     def _check_finite(self) -> None:
         if not self.local_losses:

@@ -1,16 +1,28 @@
 """What each of the two processes of the DDP tests runs."""
 
+import functools
 import os
 
 import torch
 import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
+from mmengine.optim.optimizer import amp_optimizer_wrapper
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from man_mm.engine import LocalAmpOptimWrapper, LocalDistributedDataParallel
+
+from ..classification import batch as labelled
+from ..classification import classifier, make
 from ..models import batch, build, retinanet
-from ..training import Trainer
+from ..training import SpyWrapper, Trainer
 
 WORLD = 2
+WRAPPERS = {
+    'at the end': functools.partial(MMDistributedDataParallel, find_unused_parameters=True),
+    'by module': LocalDistributedDataParallel,
+}
+SHARED = dict(num_modules=9, auxiliary=dict(cut_stage=False), model_options=dict(share='stage'))
 GRADIENTS = {
     'shared': {},
     'private': dict(auxiliary=dict(head='private')),
@@ -18,31 +30,68 @@ GRADIENTS = {
     'mean': dict(auxiliary=dict(shared_head_grad='mean')),
     'last': dict(auxiliary=dict(shared_head_grad='last')),
     'every unit': dict(num_modules=9),
-    'shared auxiliaries': dict(num_modules=9, auxiliary=dict(cut_stage=False), model_options=dict(share='stage')),
+    'back-propagation': dict(num_modules=1),
+    'shared auxiliaries': SHARED,
     'per module clip': dict(clip_grad=dict(max_norm=0.05, per_module=True)),
 }
-TURNS = dict(auxiliary=dict(head='private'), model_options=dict(train_every=2))
+STEPS = {
+    'plain': {},
+    'in turns': dict(auxiliary=dict(head='private'), model_options=dict(train_every=2)),
+    'shared, in turns': {**SHARED, 'model_options': dict(share='stage', train_every=2)},
+}
+EAGER = {
+    'eager': {},
+    'eager, clipped': dict(clip_grad=dict(max_norm=0.05, per_module=True)),
+    'eager, in turns': dict(auxiliary=dict(head='private'), model_options=dict(train_every=2)),
+    'eager, shared, in turns': STEPS['shared, in turns'],
+}
+RULES = ('man', 'dgl', 'infopro', 'auglocal')
+"""Those whose loss is a mean over images; PredSim's and the contrastive one compare the images of a batch."""
 REFUSED = {'plain': {}, 'static_graph': dict(find_unused_parameters=True, static_graph=True)}
+SIZES = (64, 96)
+"""Of the images of the two ranks, in px."""
 
 
-def distributed(num_modules=4, auxiliary=None, ddp=None, model_options=None, **options):
-    """A Trainer of the tiny RetinaNet in DDP."""
-    model = build(retinanet(num_modules, auxiliary=auxiliary, **(model_options or {})))
-    ddp = dict(find_unused_parameters=True) if ddp is None else ddp
-    return Trainer(MMDistributedDataParallel(model, **ddp), **options)
+def detector(num_modules=4, auxiliary=None, model_options=None, ddp=WRAPPERS['at the end'], seed=0, **options):
+    """A Trainer of the tiny RetinaNet; `ddp=None` is a single process."""
+    model = build(retinanet(num_modules, auxiliary=auxiliary, **(model_options or {})), seed)
+    return Trainer(ddp(model) if ddp else model, **options)
 
 
-def accumulated(rank):
-    run = distributed(accumulative_counts=2)
-    run.step(batch(1, first=2 * rank), batch(1, first=2 * rank + 1))
-    return run.gradients
+def rule(name, ddp):
+    """A Trainer of a tiny classifier, its norms fixed."""
+    model = make(classifier(name))
+    run = Trainer(ddp(model) if ddp else model)
+    for layer in model.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.eval()
+    return run
 
 
-def weights_after_steps(rank, **options):
-    run = distributed(**options)
+def after_steps(run, first, num):
+    """Weights after three steps on `num` images each, from image `first` on."""
     for step in range(3):
-        run.step(batch(1, first=2 * step + rank))
+        run.step(batch(num, first=WORLD * step + first))
     return dict(run.host.state_dict())
+
+
+def mixed(ddp):
+    """The same, in bfloat16 with a loss scale; MMEngine asserts an accelerator, so it is told that there is one."""
+    amp_optimizer_wrapper.is_cuda_available = lambda: True
+    amp_optimizer_wrapper.GradScaler = functools.partial(torch.amp.GradScaler, 'cpu')
+    return detector(ddp=ddp, wrapper=LocalAmpOptimWrapper, dtype='bfloat16', loss_scale=dict(init_scale=2.0**10))
+
+
+def gradients_alive(rank, **options):
+    """Bytes of gradients after each backward of a step, the main one's at the end."""
+    alive = []
+
+    def after(module):
+        alive.append(sum(p.grad.nbytes for p in run.host.parameters() if p.grad is not None))
+
+    run = detector(ddp=LocalDistributedDataParallel, wrapper=SpyWrapper, after=after, **options)
+    run.step(batch(1, first=rank))
+    return alive
 
 
 def message(action, *args, **kwargs):
@@ -59,29 +108,55 @@ def train_without_checks(ddp):
 
     check, hooks._check_wrapper = hooks._check_wrapper, lambda model: None
     try:
-        run = distributed(ddp=ddp)
+        run = detector(ddp=ddp)
         run.step(batch(1, first=dist.get_rank()))
         return run.gradients
     finally:
         hooks._check_wrapper = check
 
 
+def scenarios(rank, ddp):
+    """Results of all scenarios that both ways of reducing take, by name."""
+    results = {}
+    for name, options in GRADIENTS.items():
+        run = detector(ddp=ddp, seed=rank, **options)  # DDP starts every rank from the weights of the first one
+        run.step(batch(1, first=rank))
+        results[name] = run.gradients
+    for name in RULES:
+        run = rule(name, ddp)
+        run.step(labelled(2, seed=rank))
+        results[name] = run.gradients
+    run = detector(ddp=ddp, accumulative_counts=2)
+    run.step(batch(1, first=2 * rank), batch(1, first=2 * rank + 1))
+    results['accumulated'] = run.gradients
+    run = detector(ddp=ddp)
+    run.step(batch(1, first=rank, size=SIZES[rank]))
+    results['sizes'] = run.gradients
+    for name, options in STEPS.items():
+        results[name] = after_steps(detector(ddp=ddp, **options), rank, 1)
+    run = mixed(ddp)
+    run.step(batch(1, first=rank))
+    results['mixed'] = run.gradients
+    return results
+
+
 def run(rank, port, folder):
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(WORLD))
     torch.set_num_threads(1)
     dist.init_process_group('gloo', rank=rank, world_size=WORLD)
-    results = {}
-    for name, options in GRADIENTS.items():
-        trainer = distributed(**options)
-        trainer.step(batch(1, first=rank))
-        results[name] = trainer.gradients
-    results['accumulated'] = accumulated(rank)
-    results['weights'] = weights_after_steps(rank)
-    results['weights of turns'] = weights_after_steps(rank, **TURNS)
-    results['unchecked'] = train_without_checks({})
+    results = {way: scenarios(rank, ddp) for way, ddp in WRAPPERS.items()}
+    for name, options in EAGER.items():
+        trainer = detector(ddp=LocalDistributedDataParallel, eager_step=True, **options)
+        results[name] = after_steps(trainer, rank, 1)
+    private = dict(auxiliary=dict(head='private'))
+    results['alive'] = [gradients_alive(rank, eager_step=eager, **private) for eager in (False, True)]
+    results['unchecked'] = train_without_checks(MMDistributedDataParallel)
     for name, options in REFUSED.items():
-        results[f'refused {name}'] = message(distributed, ddp=options)
-    results['eager'] = message(lambda: distributed(eager_step=True).step(batch(1)))
-    results['no wrapper'] = message(distributed, wrapper=OptimWrapper)
+        results[f'refused {name}'] = message(detector, ddp=functools.partial(MMDistributedDataParallel, **options))
+    results['refused static_graph by module'] = message(
+        detector, ddp=functools.partial(LocalDistributedDataParallel, static_graph=True)
+    )
+    results['eager at the end'] = message(lambda: detector(eager_step=True).step(batch(1)))
+    results['no wrapper'] = message(detector, wrapper=OptimWrapper)
     torch.save(results, os.path.join(folder, f'{rank}.pth'))
     dist.destroy_process_group()

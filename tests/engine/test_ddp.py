@@ -5,12 +5,16 @@ import socket
 import pytest
 import torch
 import torch.multiprocessing as mp
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 
+from ..classification import batch as labelled
 from ..models import batch
-from ..training import assert_equal, gradients, trainer
+from ..training import assert_equal
 from . import ddp_worker
+from .ddp_worker import after_steps, detector
 
 CLOSE = dict(rtol=1e-4, atol=1e-6)
+every_way = pytest.mark.parametrize('way', ddp_worker.WRAPPERS)
 
 
 @pytest.fixture(scope='session')
@@ -24,27 +28,78 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f'{rank}.pth', weights_only=False) for rank in range(ddp_worker.WORLD)]
 
 
+def mean(*gradients):
+    return {name: sum(g[name] for g in gradients) / len(gradients) for name in gradients[0]}
+
+
+@every_way
 @pytest.mark.parametrize('name', ddp_worker.GRADIENTS)
-def test_gradients_are_those_of_one_process_with_the_double_batch(ranks, name):
-    options = {'num_modules': 4, **ddp_worker.GRADIENTS[name]}
-    expected = gradients(batch(2), **options)
+def test_gradients_are_those_of_one_process_with_the_double_batch(ranks, way, name):
+    run = detector(ddp=None, **ddp_worker.GRADIENTS[name])
+    run.step(batch(2))
     for result in ranks:
-        assert_equal(result[name], expected, **CLOSE)
+        assert_equal(result[way][name], run.gradients, **CLOSE)
 
 
-def test_accumulation_over_two_processes_equals_the_large_batch(ranks):
-    expected = gradients(batch(4), num_modules=4)
+@every_way
+@pytest.mark.parametrize('name', ddp_worker.RULES)
+def test_gradients_of_every_rule_are_those_of_one_process_with_the_double_batch(ranks, way, name):
+    run = ddp_worker.rule(name, ddp=None)
+    data = [labelled(2, seed=rank) for rank in range(ddp_worker.WORLD)]
+    run.step({key: [*data[0][key], *data[1][key]] for key in data[0]})
     for result in ranks:
-        assert_equal(result['accumulated'], expected, **CLOSE)
+        assert_equal(result[way][name], run.gradients, **CLOSE)
 
 
-@pytest.mark.parametrize(('name', 'options'), [('weights', {}), ('weights of turns', ddp_worker.TURNS)])
-def test_weights_stay_equal_over_steps(ranks, name, options):
-    run = trainer(4, **options)
-    for step in range(3):
-        run.step(batch(2, first=2 * step))
+@every_way
+def test_accumulation_over_two_processes_equals_the_large_batch(ranks, way):
+    run = detector(ddp=None)
+    run.step(batch(4))
+    for result in ranks:
+        assert_equal(result[way]['accumulated'], run.gradients, **CLOSE)
+
+
+@every_way
+def test_images_of_unequal_sizes_on_the_ranks_give_the_mean_of_their_gradients(ranks, way):
+    gradients = []
+    for rank, size in enumerate(ddp_worker.SIZES):
+        run = detector(ddp=None)
+        run.step(batch(1, first=rank, size=size))
+        gradients.append(run.gradients)
+    for result in ranks:
+        assert_equal(result[way]['sizes'], mean(*gradients), **CLOSE)
+
+
+@every_way
+@pytest.mark.parametrize('name', ddp_worker.STEPS)
+def test_weights_stay_equal_over_steps(ranks, way, name):
+    expected = after_steps(detector(ddp=None, **ddp_worker.STEPS[name]), 0, 2)
+    assert_equal(ranks[0][way][name], ranks[1][way][name])
+    assert_equal(ranks[0][way][name], expected, **CLOSE)
+
+
+@pytest.mark.parametrize('name', ddp_worker.EAGER)
+def test_eager_steps_by_module_end_in_the_weights_of_one_process(ranks, name):
+    expected = after_steps(detector(ddp=None, **ddp_worker.EAGER[name]), 0, 2)
     assert_equal(ranks[0][name], ranks[1][name])
-    assert_equal(ranks[0][name], dict(run.model.state_dict()), **CLOSE)
+    assert_equal(ranks[0][name], expected, **CLOSE)
+
+
+def test_eager_steps_by_module_hold_the_gradients_of_one_module_at_a_time(ranks):
+    ordinary, eager = ranks[0]['alive']
+    own = [after - before for before, after in zip([0, *ordinary], ordinary, strict=False)]  # grown by each module
+    assert len(own) == 4 and eager == own
+
+
+@every_way
+def test_mixed_precision_gives_the_gradients_of_one_process_to_its_rounding(ranks, way, monkeypatch):
+    for name in ('is_cuda_available', 'GradScaler'):  # `mixed` sets them: put them back afterwards
+        monkeypatch.setattr(amp_optimizer_wrapper, name, getattr(amp_optimizer_wrapper, name))
+    run = ddp_worker.mixed(ddp=None)
+    run.step(batch(2))
+    assert_equal(ranks[0][way]['mixed'], ranks[1][way]['mixed'])
+    for name, gradient in ranks[0][way]['mixed'].items():
+        assert (gradient - run.gradients[name]).norm() <= 0.03 * run.gradients[name].norm() + 1e-6, name
 
 
 @pytest.mark.parametrize('name', ddp_worker.REFUSED)
@@ -58,8 +113,14 @@ def test_without_the_refusal_gradients_would_differ_between_processes(ranks):
     assert not torch.equal(ranks[0]['unchecked'][name], ranks[1]['unchecked'][name])
 
 
-def test_eager_step_is_refused_under_ddp(ranks):
-    assert 'eager_step=True does not go with distributed training' in ranks[0]['eager']
+def test_reducing_by_module_refuses_a_static_graph(ranks):
+    assert 'model_wrapper_cfg.static_graph must be off' in ranks[0]['refused static_graph by module']
+
+
+def test_eager_step_names_the_wrapper_that_it_needs(ranks):
+    message = ranks[0]['eager at the end']
+    assert 'eager_step=True does not go with MMDistributedDataParallel' in message
+    assert "model_wrapper_cfg=dict(type='man_mm.LocalDistributedDataParallel')" in message
 
 
 def test_a_plain_optim_wrapper_is_refused_under_ddp(ranks):

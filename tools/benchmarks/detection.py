@@ -90,6 +90,7 @@ def split_cutpaste() -> tuple[Path, Path]:
 
 def slim(cfg: Config) -> None:
     """Halve a RetinaNet and its images."""
+    cfg.model = cfg.model.to_dict()  # `{{_base_.model.neck}}` made one object of the model's neck and the auxiliary's
     halve(cfg.model)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         for step in loader.dataset.pipeline:
