@@ -70,6 +70,7 @@ class DistributedStep(TrainStep):
         self.wrapper, eager = WAYS[way]
         options = {key: value for key, value in cfg.optim_wrapper.items() if key not in ('type', 'eager_step')}
         cfg.optim_wrapper = dict(type='SamplingOptimWrapper', eager_step=eager, **options)
+        cfg.optim_wrapper.optimizer.lr = 0.0  # images of noise would lead the weights astray
         super().__init__(cfg, device)
 
     def _build(self, cfg: Config) -> Any:

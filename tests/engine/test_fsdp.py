@@ -1,0 +1,57 @@
+"""Why FSDP2 is not offered: gradients are exact, but MMEngine's checkpoints hold one process' shards (docs/distributed.md)."""
+
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from mmengine.runner.checkpoint import get_state_dict, save_checkpoint
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+from ..models import batch, build, retinanet
+from ..training import Trainer, assert_equal
+
+PRIVATE = dict(auxiliary=dict(head='private'))
+SHARDED = 'backbone.layer1.0.conv1.weight'
+
+
+def shard(model):
+    """Shard every part of the backbone that a unit calls, and every auxiliary."""
+    mesh, net = init_device_mesh('cpu', (2,)), model.backbone.backbone
+    for part in (net.conv1, net.norm1, *net.layer1, *net.layer2, *net.layer3, *net.layer4):
+        fully_shard(part, mesh=mesh)
+    for auxiliary in model.backbone.auxiliaries:
+        fully_shard(auxiliary, mesh=mesh)
+        register_fsdp_forward_method(auxiliary, 'local_losses')
+
+
+def work(rank, port, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
+    model = build(retinanet(4, **PRIVATE))
+    shard(model)
+    run = Trainer(model)
+    run.step(batch(1, first=rank))
+    gradients = {name: grad.full_tensor() for name, grad in run.gradients.items() if name.startswith('backbone.')}
+    if rank == 0:
+        torch.save(gradients, f'{folder}/gradients.pth')
+        save_checkpoint(dict(state_dict=get_state_dict(model)), f'{folder}/checkpoint.pth')
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.long
+def test_gradients_of_sharded_modules_are_exact_and_upstreams_checkpoint_lacks_the_other_shards(tmp_path):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, args=(port, str(tmp_path)), nprocs=2)
+    expected = Trainer(build(retinanet(4, **PRIVATE)))
+    expected.step(batch(2))
+    gradients = torch.load(tmp_path / 'gradients.pth')
+    own = {name: grad for name, grad in expected.gradients.items() if name.startswith('backbone.')}
+    assert_equal(gradients, own, rtol=1e-4, atol=1e-6)
+    stored = torch.load(tmp_path / 'checkpoint.pth', weights_only=False)['state_dict'][SHARDED]
+    assert stored.to_local().shape[0] == build(retinanet(4)).state_dict()[SHARDED].shape[0] // 2

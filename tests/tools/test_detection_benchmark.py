@@ -1,0 +1,36 @@
+"""tools/benchmarks/detection.py: the short protocol halves every part once."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+ROOT = Path(__file__).parents[2]
+HALF = 128
+"""Channels of the model's own neck and head in the short protocol."""
+
+
+@pytest.fixture(scope='module')
+def benchmark():
+    sys.path.insert(0, str(ROOT / 'tools/benchmarks'))
+    try:
+        spec = importlib.util.spec_from_file_location('detection', ROOT / 'tools/benchmarks/detection.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(ROOT / 'tools/benchmarks'))
+
+
+@pytest.mark.parametrize('method', ['bp', 'man-k4', 'dgl-k4', 'manlean-k17', 'manlean-copy-k17'])
+def test_necks_end_in_the_channels_that_their_heads_read(benchmark, method):
+    cfg = Config.fromfile(ROOT / f'configs/{benchmark.METHODS[method].format("retinanet_r50")}_bccd.py')
+    benchmark.slim(cfg)
+    assert cfg.model.neck.out_channels == cfg.model.bbox_head.in_channels == HALF
+    auxiliary = cfg.model.backbone.get('auxiliary')
+    if auxiliary is not None:
+        own = auxiliary.get('head', cfg.model)
+        head = (cfg.model if isinstance(own, str) else own).bbox_head
+        assert auxiliary.neck.out_channels == head.in_channels
