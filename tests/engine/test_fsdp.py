@@ -1,4 +1,4 @@
-"""Why FSDP2 is not offered: gradients are exact, but MMEngine's checkpoints hold one process' shards (docs/distributed.md)."""
+"""Why FSDP2 is not offered: MMEngine's checkpoints hold the shards of one process (docs/distributed.md)."""
 
 import socket
 
