@@ -1,5 +1,6 @@
 # make demo: train a small RetinaNet with MAN and by back-propagation, end with a table and pictures
 # make test: run the test suite                                 make setup: what both need, once
+# make docs: build the documentation to docs/_build/html
 PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -9,11 +10,11 @@ STAMP := $(VENV)/.set-up
 WHEELS ?= $(wildcard ../shared/wheels)
 export PIP_FIND_LINKS := $(strip $(abspath $(WHEELS)) $(PIP_FIND_LINKS))
 
-.PHONY: setup demo test test-long check format clean
+.PHONY: setup demo test test-long docs check format clean
 
 setup: $(STAMP)
 
-$(STAMP): requirements/constraints.txt requirements/stack.txt requirements/sr.txt requirements/tests.txt setup.py
+$(STAMP): requirements/constraints.txt requirements/stack.txt requirements/sr.txt requirements/tests.txt requirements/docs.txt setup.py
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), f"Python 3.11 is needed, found {sys.version}; set PYTHON="'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo '== 1/3 torch =='
@@ -21,7 +22,7 @@ $(STAMP): requirements/constraints.txt requirements/stack.txt requirements/sr.tx
 	@echo '== 2/3 mmcv with its ops (compiles for about ten minutes unless a wheel is found) =='
 	CFLAGS=-g0 MMCV_WITH_OPS=1 $(PIP) --no-build-isolation mmcv
 	@echo '== 3/3 the rest =='
-	$(PIP) -r requirements/stack.txt -r requirements/sr.txt -r requirements/tests.txt
+	$(PIP) -r requirements/stack.txt -r requirements/sr.txt -r requirements/tests.txt -r requirements/docs.txt
 	@# opencv-python wants a display library that servers lack; the headless build has the same modules
 	$(PY) -c 'import cv2' 2>/dev/null || $(PIP) --force-reinstall --no-deps opencv-python-headless
 	$(PIP) --no-build-isolation --no-deps -e .
@@ -32,10 +33,14 @@ demo: setup
 	$(PY) tools/demo.py
 
 test: setup
-	$(PY) -m pytest -m 'not long'
+	$(PY) -m pytest -n auto --dist loadfile -m 'not long'  # a worker a core; tests run on one thread
 
 test-long: setup
 	$(PY) -m pytest -m long
+
+docs: setup
+	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo 'docs/_build/html/index.html'
 
 check: setup
 	$(VENV)/bin/ruff format --check .
@@ -49,4 +54,4 @@ format: setup
 	$(VENV)/bin/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) work_dirs build *.egg-info
+	rm -rf $(VENV) work_dirs build docs/_build *.egg-info

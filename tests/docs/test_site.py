@@ -1,0 +1,52 @@
+"""The documentation builds without a warning, names every switch, and its programs run."""
+
+import re
+
+import pytest
+from sphinx.cmd.build import build_main
+
+from man_mm import engine
+from man_mm.auxiliary import DGL, SLM, AugLocal, DGLPyramid, InfoPro, PredSim, SlimSLM
+from man_mm.auxiliary.base import Auxiliary
+from man_mm.local import LocalBackbone
+from man_mm.registry import legal_keys
+
+from .commands import ROOT, blocks
+
+AUXILIARIES = (SLM, SlimSLM, DGL, DGLPyramid, PredSim, InfoPro, AugLocal)
+SWITCHES = (ROOT / 'docs/switches.md').read_text()
+
+
+@pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')
+def test_the_site_builds_without_a_warning(tmp_path, capfd):
+    arguments = ['-W', '--keep-going', '-q', '-b', 'html', str(ROOT / 'docs'), str(tmp_path / 'html')]
+    assert build_main([*arguments, '-d', str(tmp_path / 'doctrees')]) == 0, capfd.readouterr().err
+    pages = {page.stem for page in ROOT.glob('docs/*.md')}
+    assert pages == {page.stem for page in tmp_path.glob('html/*.html')} - {'search', 'genindex', 'py-modindex'}
+
+
+def test_every_key_of_the_backbone_is_a_row_of_the_switches():
+    rows = set(re.findall(r'`model\.backbone\.(\w+)', SWITCHES)) | {'memory_budget'}
+    assert legal_keys(LocalBackbone) - {'backbone', 'init_cfg'} <= rows
+
+
+def test_everything_that_plugs_into_the_runner_is_named():
+    assert [name for name in engine.__all__ if f'man_mm.{name}' not in SWITCHES] == []
+
+
+@pytest.mark.parametrize('auxiliary', AUXILIARIES, ids=lambda cls: cls.__name__)
+def test_every_option_of_a_rule_is_in_its_row(auxiliary):
+    (row,) = re.findall(rf'^\| `man_mm\.{auxiliary.__name__}` \|.*$', SWITCHES, re.MULTILINE)
+    options = set(re.findall(r'`(\w+)`', row.split('|')[4]))
+    own = legal_keys(auxiliary) - set(auxiliary.given_keys)
+    assert own - legal_keys(Auxiliary) <= options <= own
+
+
+def test_the_program_of_the_page_on_extending_runs(capsys):
+    namespace = {'__name__': 'extension'}
+    for block in blocks():
+        if block.page == 'docs/extend.md' and block.language == 'python':
+            exec(compile('\n' * (block.line - 1) + block.text, block.page, 'exec'), namespace)
+    assert "'module 0'" in capsys.readouterr().out
+    stepped = namespace['optim_wrapper'].optimizer.state
+    assert set(stepped) == set(namespace['model'].parameters())
