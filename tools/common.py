@@ -4,14 +4,31 @@ import argparse
 import os
 import os.path as osp
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 from hosts import host_of
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.dist import init_dist, is_distributed
 from mmengine.logging import MMLogger
 
 from man_mm.analysis.plan import Plan, asks_for_plan, make_plan
 from man_mm.compat import prepare_cpu_processes, read_config
+from man_mm.config_keys import misspelt_keys
+from man_mm.engine.setup_record import refuse_different_ranks
+
+SAME_FOR_ALL_RANKS = (
+    'model',
+    'model_wrapper_cfg',
+    'find_unused_parameters',
+    'optim_wrapper',
+    'param_scheduler',
+    'train_cfg',
+    'custom_hooks',
+    'auto_scale_lr',
+    'randomness',
+)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +56,32 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
+    if os.environ['LOCAL_RANK'] == '0':
+        for sentence in misspelt_keys(cfg):
+            print(f'Warning: {sentence}', file=sys.stderr)
     host_of(cfg).set_loader_defaults()
     prepare_cpu_processes(cfg)
     return cfg
+
+
+def refuse_different_configs(cfg: Config) -> None:
+    """Compare over all processes what has to be one config, before the model is built; names the rank and the keys."""
+    if cfg.launcher == 'none':
+        return
+    if not is_distributed():
+        init_dist(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
+    try:
+        refuse_different_ranks(dict(_leaves({key: cfg.get(key) for key in SAME_FOR_ALL_RANKS})))
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+def _leaves(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    if not inner:
+        yield place, repr(value)
+    for key, item in inner:
+        yield from _leaves(item, f'{place}.{key}' if place else str(key))
 
 
 def plan_modules(cfg: Config) -> Plan | None:

@@ -3,11 +3,13 @@
 import argparse
 import sys
 
-from common import add_common_arguments, load_config, plan_modules
+from common import add_common_arguments, load_config, plan_modules, refuse_different_configs
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch.distributed.elastic.multiprocessing.errors import record
 
+from man_mm.config_keys import unmatched_custom_keys
 from man_mm.datasets import missing_data
 
 AMP_WRAPPERS = {
@@ -63,14 +65,17 @@ def main() -> None:
     missing = missing_data(cfg, ('train_dataloader', 'val_dataloader'))
     if missing:
         sys.exit(missing)
+    refuse_different_configs(cfg)
     plan = plan_modules(cfg)
     if plan is not None:
         cfg = plan.cfg
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     if plan is not None:
         runner.logger.info(f"num_modules='auto': {plan}")
+    for sentence in unmatched_custom_keys(cfg.optim_wrapper, runner.model):
+        runner.logger.warning(sentence)
     runner.train()
 
 
 if __name__ == '__main__':
-    main()
+    record(main)()  # torchrun then ends in a summary with the error of the rank that failed first

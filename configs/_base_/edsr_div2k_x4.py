@@ -25,6 +25,7 @@ test_dataloader = [_base_.set5_dataloader, _base_.set14_dataloader, div2k_valid]
 work_dir = experiment_name = None  # upstream gives every run of a scale one folder
 custom_hooks = []  # upstream paints every validation image; `test.py --show-dir` writes images when asked
 default_hooks = dict(
-    checkpoint=dict(out_dir=None),  # into the run's own folder, where --resume looks
+    # out_dir: into the run's own folder, where --resume looks
+    checkpoint=dict(type='man_mm.SafeCheckpointHook', out_dir=None),
     logger=dict(log_metric_by_epoch=False),
 )

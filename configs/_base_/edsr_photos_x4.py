@@ -40,6 +40,6 @@ train_cfg = dict(max_iters=2000, val_interval=2000)
 work_dir = experiment_name = None  # upstream gives every run of a scale one folder
 custom_hooks = []
 default_hooks = dict(
-    checkpoint=dict(out_dir=None, interval=500, max_keep_ckpts=1, save_best=None),
+    checkpoint=dict(type='man_mm.SafeCheckpointHook', out_dir=None, interval=500, max_keep_ckpts=1, save_best=None),
     logger=dict(log_metric_by_epoch=False),
 )

@@ -25,6 +25,6 @@ train_cfg = dict(by_epoch=True, max_epochs=400, val_interval=10)
 val_cfg = dict()
 test_cfg = dict()
 default_hooks = dict(
-    checkpoint=dict(interval=10, max_keep_ckpts=1),
+    checkpoint=dict(type='man_mm.SafeCheckpointHook', interval=10, max_keep_ckpts=1),
     epoch_seed=dict(type='man_mm.EpochSeedHook'),
 )

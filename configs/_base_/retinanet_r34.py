@@ -8,5 +8,8 @@ model = dict(
     ),
     neck=dict(in_channels=[64, 128, 256, 512]),
 )
-default_hooks = dict(epoch_seed=dict(type='man_mm.EpochSeedHook'))
+default_hooks = dict(
+    checkpoint=dict(type='man_mm.SafeCheckpointHook'),
+    epoch_seed=dict(type='man_mm.EpochSeedHook'),
+)
 randomness = dict(seed=0)

@@ -11,7 +11,7 @@ model = dict(
 )
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(max_keep_ckpts=1),
+    checkpoint=dict(type='man_mm.SafeCheckpointHook', max_keep_ckpts=1),
     epoch_seed=dict(type='man_mm.EpochSeedHook'),
 )
 randomness = dict(seed=0)

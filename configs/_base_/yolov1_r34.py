@@ -30,5 +30,8 @@ model = dict(
     train_cfg=dict(),
     test_cfg=dict(score_thr=0.001, nms_pre=1000, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
 )
-default_hooks = dict(epoch_seed=dict(type='man_mm.EpochSeedHook'))
+default_hooks = dict(
+    checkpoint=dict(type='man_mm.SafeCheckpointHook'),
+    epoch_seed=dict(type='man_mm.EpochSeedHook'),
+)
 randomness = dict(seed=0)

@@ -22,7 +22,7 @@ model = dict(
 )
 default_hooks = dict(
     logger=dict(interval=25),
-    checkpoint=dict(max_keep_ckpts=1),
+    checkpoint=dict(type='man_mm.SafeCheckpointHook', max_keep_ckpts=1),
     epoch_seed=dict(type='man_mm.EpochSeedHook'),
 )
 randomness = dict(seed=0)

@@ -15,3 +15,4 @@ custom_hooks = [
     dict(type='man_mm.FeatureBankHook'),
 ]
 find_unused_parameters = True
+default_hooks = dict(checkpoint=dict(type='man_mm.SafeCheckpointHook'))

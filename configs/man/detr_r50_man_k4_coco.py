@@ -13,3 +13,4 @@ optim_wrapper = dict(
     type='man_mm.LocalOptimWrapper',
     paramwise_cfg=dict(custom_keys={'backbone.auxiliaries': dict(lr_mult=1.0)}),
 )
+default_hooks = dict(checkpoint=dict(type='man_mm.SafeCheckpointHook'))

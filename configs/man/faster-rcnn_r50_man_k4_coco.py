@@ -9,3 +9,4 @@ model = dict(
     )
 )
 optim_wrapper = dict(type='man_mm.LocalOptimWrapper')
+default_hooks = dict(checkpoint=dict(type='man_mm.SafeCheckpointHook'))

@@ -13,6 +13,8 @@ optim_wrapper = dict(type='man_mm.LocalOptimWrapper')
 custom_hooks = [dict(type='man_mm.FeatureBankHook')]
 find_unused_parameters = True
 work_dir = experiment_name = None
-default_hooks = dict(checkpoint=dict(out_dir=None), logger=dict(log_metric_by_epoch=False))
+default_hooks = dict(
+    checkpoint=dict(type='man_mm.SafeCheckpointHook', out_dir=None), logger=dict(log_metric_by_epoch=False)
+)
 test_dataloader = [_base_.set5_dataloader, _base_.set14_dataloader]
 test_evaluator = _base_.test_evaluator[:2]

@@ -1,9 +1,10 @@
-"""What plugs into MMEngine's runner: optim wrappers, hooks, a distributed wrapper."""
+"""What plugs into MMEngine's runner: optim wrappers, hooks, wrappers for several processes."""
 
 from .activation_checkpoint import ActivationCheckpointHook
 from .distributed import LocalDistributedDataParallel
 from .hooks import FeatureBankHook
 from .optim_wrapper import LocalAmpOptimWrapper, LocalOptimWrapper
+from .pipeline import LocalPipeline, PipelineHook
 from .saving import SafeCheckpointHook
 from .seed import EpochSeedHook
 
@@ -14,5 +15,7 @@ __all__ = [
     'LocalAmpOptimWrapper',
     'LocalDistributedDataParallel',
     'LocalOptimWrapper',
+    'LocalPipeline',
+    'PipelineHook',
     'SafeCheckpointHook',
 ]

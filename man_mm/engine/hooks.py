@@ -16,6 +16,7 @@ from ..readout import build_readout
 from ..registry import HOOKS, strict_keys
 from .distributed import LocalDistributedDataParallel
 from .optim_wrapper import LocalOptimWrapper
+from .pipeline import LocalPipeline
 from .setup_record import check_fit, check_resume, describe, refuse_different_ranks, structure
 
 __all__ = ['FeatureBankHook']
@@ -130,12 +131,13 @@ class FeatureBankHook(Hook):
 
 def _check_wrapper(model: nn.Module) -> None:
     """Refuse the ways of distributing in which gradients made inside the forward would not be reduced."""
-    if not is_model_wrapper(model) or isinstance(model, LocalDistributedDataParallel):
+    if not is_model_wrapper(model) or isinstance(model, (LocalDistributedDataParallel, LocalPipeline)):
         return
     if not isinstance(model, MMDistributedDataParallel):
         raise ValueError(
             f'model_wrapper_cfg.type={type(model).__name__} is not supported: local losses are reduced by '
-            'MMDistributedDataParallel with find_unused_parameters=True, or by man_mm.LocalDistributedDataParallel.'
+            'MMDistributedDataParallel with find_unused_parameters=True, or by man_mm.LocalDistributedDataParallel; '
+            'man_mm.LocalPipeline needs no reduction.'
         )
     if not model.find_unused_parameters or model.static_graph:
         raise ValueError(

@@ -35,7 +35,7 @@ class LocalOptimWrapper(OptimWrapper):
             model, by a norm of its own instead of one norm over all.
 
     Raises:
-        ValueError: If `eager_step` meets accumulation, clipping over all parameters, AMP or plain DDP.
+        ValueError: If `eager_step` meets accumulation, clipping over all parameters, a loss scaler or plain DDP.
     """
 
     def __init__(
@@ -52,7 +52,8 @@ class LocalOptimWrapper(OptimWrapper):
             {
                 f'accumulative_counts={self._accumulative_counts}': self._accumulative_counts > 1,
                 'clip_grad over all parameters (set clip_grad.per_module=True)': clip and not self.clip_per_module,
-                f'{type(self).__name__}': isinstance(self, AmpOptimWrapper),
+                "a loss scaler, whose step is one decision for all modules (set dtype='bfloat16', "
+                'loss_scale=dict(enabled=False))': isinstance(self, AmpOptimWrapper) and self.loss_scaler.is_enabled(),
             }
         )
         self.local_losses: dict[tuple[int, str], Tensor] = {}
@@ -120,11 +121,14 @@ class LocalOptimWrapper(OptimWrapper):
         loss, log_vars = self._host.parse_losses(losses)
         for name, value in log_vars.items():
             self.local_losses[module, _local_name(name)] = value.detach()
+        # torch < 2.11 (pytorch#158232) lets reentrant checkpoints recompute with copies of weights that carry no graph
+        torch.clear_autocast_cache()
         with (
             torch.autocast(loss.device.type, enabled=False),  # backward runs in the types of the forward
             explain_out_of_memory('backward', self._backbone.partition.name(module)),
         ):
             self._amplify(self.scale_loss(loss)).backward()
+        torch.clear_autocast_cache()  # it would keep copies of all weights until the last module has run
         if self._reducer is not None:
             self._reducer.reduce_module(module)
         if self.eager_step:
@@ -213,13 +217,20 @@ class LocalOptimWrapper(OptimWrapper):
 @OPTIM_WRAPPERS.register_module()
 @strict_keys
 class LocalAmpOptimWrapper(LocalOptimWrapper, AmpOptimWrapper):
-    """`AmpOptimWrapper` for models with a `LocalBackbone`: one loss scale for local and main losses."""
+    """`AmpOptimWrapper` for models with a `LocalBackbone`: one loss scale for local and main losses.
+
+    A step in which any of them overflows is skipped as a whole, and the log names the module. With
+    `loss_scale=dict(enabled=False)`, for bfloat16, nothing is scaled and nothing skipped: then `eager_step` is legal,
+    and a local loss that is not finite is an error, as in full precision.
+    """
 
     def _amplify(self, loss: Tensor) -> Tensor:
         return self.loss_scaler.scale(loss)
 
     def _on_nonfinite(self, message: str) -> None:
         """An overflow is what dynamic scaling is for: the scaler skips the step."""
+        if not self.loss_scaler.is_enabled():
+            super()._on_nonfinite(message)
         print_log(f'{message} The loss scaler skips this step.', logger='current', level=logging.WARNING)
 
 

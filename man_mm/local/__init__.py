@@ -3,6 +3,8 @@
 from . import families  # noqa: F401  (registers the descriptions)
 from .backbone import LocalBackbone, find_local_backbone
 from .bank import FeatureBank
+from .handover import HandedOver, Handover
+from .out_of_memory import explain_out_of_memory
 from .partition import Partition, partition
 from .place import Place
 from .probe import image_channels
@@ -11,6 +13,8 @@ from .unroll import StageOutputs, Unit, Unrolled, copy_layers, register_unroll, 
 
 __all__ = [
     'FeatureBank',
+    'HandedOver',
+    'Handover',
     'LocalBackbone',
     'Partition',
     'Place',
@@ -19,6 +23,7 @@ __all__ = [
     'Unrolled',
     'copy_layers',
     'current_local_backward',
+    'explain_out_of_memory',
     'find_local_backbone',
     'image_channels',
     'partition',

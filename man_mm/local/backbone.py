@@ -15,7 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import MODELS, strict_keys, switch
 from .bank import FeatureBank
 from .cost import activation_bytes
+from .handover import HandedOver, Handover
 from .host import on_sibling
+from .out_of_memory import explain_out_of_memory
 from .partition import Partition, partition
 from .place import Place, unit_shapes
 from .share import build_auxiliaries
@@ -105,6 +107,10 @@ class LocalBackbone(TransparentWrapper):
         self.reads_bank = switch('bank', bank)
         self.bank = FeatureBank(_torch_dtype(bank_dtype))
         self.readout: Readout | None = None
+        self.handover: Handover | None = None
+        """Where a training forward begins, if another process runs the modules before."""
+        self.stop: int | None = None
+        """The module at which a training forward ends, in `HandedOver`, if another process runs it."""
         self._is_learning = False
         # some families keep the switch in their blocks alone
         self._checkpoints = any(getattr(layer, 'with_cp', False) for layer in self.backbone.modules())
@@ -189,17 +195,42 @@ class LocalBackbone(TransparentWrapper):
             self._is_learning = False
 
     def _forward_modules(self, x: Tensor, local_backward: LocalBackward, readout: Readout) -> Any:
+        start, stop = self.handover or Handover(0, x, {}), self.num_modules - 1
+        if self.stop is not None:
+            x = self.learn(start, self.stop, local_backward, readout)
+            raise HandedOver(Handover(self.stop, x.detach(), self.bank.taps()))
+        x = self.learn(start, stop, local_backward, readout)
+        with explain_out_of_memory('forward', self.partition.name(stop)):
+            x, taps = self._run(stop, x)
+        return self._finish(x, {**self.bank.taps(), **taps})
+
+    def learn(self, start: Handover, stop: int, local_backward: LocalBackward, readout: Readout) -> Tensor:
+        """Run the modules from `start` on and before `stop`, train each by its local loss, bank its taps.
+
+        Args:
+            start: Where to begin. The bank is open.
+            stop: Index of the first module that is not run, K - 1 at most: the main loss trains the last one.
+            local_backward: Makes the gradients of a local loss.
+            readout: Turns an auxiliary's features into losses.
+
+        Returns:
+            The output of the last module that was run. Its graph is spent.
+        """
         trains = [(self.bank.step + module) % self.train_every == 0 for module in range(self.num_modules - 1)]
         readout.num_losses = sum(trains) + 1
-        for module, is_trained in enumerate(trains):
-            x, taps = self._run(module, x, is_trained)
-            if is_trained:
+        for name, tap in start.taps.items():
+            self.bank.put(name, tap)
+        x = start.x
+        for module in range(start.module, stop):
+            name = self.partition.name(module)
+            with explain_out_of_memory('forward', name):
+                x, taps = self._run(module, x, trains[module])
+            if trains[module]:
                 auxiliary = self.auxiliary_of(module)
-                with readout.sharing(auxiliary):
+                with readout.sharing(auxiliary), explain_out_of_memory('local loss', name):
                     local_backward(self._local_losses(auxiliary, x, taps, readout), module)
             self._put(taps)
-        x, taps = self._run(self.num_modules - 1, x)
-        return self._finish(x, {**self.bank.taps(), **taps})
+        return x
 
     def _finish(self, x: Tensor, taps: dict[str, Tensor]) -> Any:
         """What the backbone returns, of the last unit's output and all taps."""

@@ -1,7 +1,7 @@
 """A wrapper around a backbone that shows neither in checkpoints nor to who looks for the backbone's attributes."""
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, ModuleList
@@ -64,6 +64,17 @@ class TransparentWrapper(BaseModule):
                 if prefix + INNER + source in state_dict:
                     key = f'{prefix}{AUXILIARIES}{index}.{name}'
                     state_dict.setdefault(key, state_dict[prefix + INNER + source])
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter and number of depths, by which MMPretrain's layer-wise learning rates fall.
+
+        The backbone's parameters have the depth that they have without the wrapper; auxiliaries that of heads.
+        """
+        if param_name.startswith(prefix + INNER):
+            param_name = prefix + param_name[len(prefix + INNER) :]
+        elif param_name.startswith(prefix + AUXILIARIES):
+            param_name = param_name[len(prefix) :]
+        return cast(Any, self.backbone).get_layer_depth(param_name, prefix)
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -117,7 +117,8 @@ def test_config_makes_a_step_that_moves_every_trained_weight(name):
         others = ('optimizer', 'paramwise_cfg', 'constructor')
         wrapper_cfg = {k: v for k, v in cfg.optim_wrapper.to_dict().items() if k not in others}
         kind = wrapper_cfg.pop('type', 'OptimWrapper')
-        wrapper_cfg.pop('loss_scale', None)
+        for key in ('loss_scale', 'dtype'):
+            wrapper_cfg.pop(key, None)
         plain = kind.replace('Amp', '')  # mixed precision needs a GPU
         wrapper = OPTIM_WRAPPERS.build({**wrapper_cfg, 'type': plain, 'optimizer': optimizer})
     steps = []

@@ -8,6 +8,8 @@ import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
+from torch import nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from man_mm.engine import LocalAmpOptimWrapper, LocalDistributedDataParallel
@@ -82,6 +84,25 @@ def mixed(ddp):
     return detector(ddp=ddp, wrapper=LocalAmpOptimWrapper, dtype='bfloat16', loss_scale=dict(init_scale=2.0**10))
 
 
+class SyncedNorm(nn.BatchNorm2d):
+    """What torch's SyncBatchNorm computes in training, which has kernels for GPUs alone."""
+
+    def forward(self, x):
+        moments = torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))])
+        mean, square = (all_reduce(moments) / WORLD)[..., None, None]
+        scale = (square - mean.square() + self.eps).rsqrt() * self.weight[:, None, None]
+        return (x - mean) * scale + self.bias[:, None, None]
+
+
+def synchronised(ddp):
+    """A Trainer of the tiny RetinaNet whose norms see the images of all processes."""
+    run = detector(ddp=ddp, model_options=dict(backbone=dict(norm_eval=False)))
+    for layer in run.host.modules() if ddp else ():
+        if type(layer) is nn.BatchNorm2d:
+            layer.__class__ = SyncedNorm
+    return run
+
+
 def gradients_alive(rank, **options):
     """Bytes of gradients after each backward of a step, the main one's at the end."""
     alive = []
@@ -137,6 +158,9 @@ def scenarios(rank, ddp):
     run = mixed(ddp)
     run.step(batch(1, first=rank))
     results['mixed'] = run.gradients
+    run = synchronised(ddp)
+    run.step(batch(1, first=rank))
+    results['synchronised norms'] = run.gradients
     return results
 
 

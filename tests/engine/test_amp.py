@@ -1,31 +1,59 @@
 """Mixed precision: one scaler for local and main losses, unscaled once, and an overflow skips one step.
 
-MMEngine asserts an accelerator, so these tests tell it that there is one and give it PyTorch's scaler for the CPU.
+MMEngine asserts an accelerator, so these tests tell it that there is one and give it PyTorch's scaler and float16 for
+the CPU.
 """
 
+import copy
 import functools
 import logging
+import weakref
 from contextlib import contextmanager
 
 import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.optim.optimizer import amp_optimizer_wrapper
+from mmengine.runner import amp
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from man_mm.engine import LocalAmpOptimWrapper, LocalOptimWrapper
 
-from ..restoration import batch as pairs
-from ..restoration import editor, make
-from ..training import Trainer, assert_equal, gradients, trainer
+from .. import classification, models, restoration
+from ..training import SpyWrapper, Trainer, assert_equal, gradients, trainer
 
 CLOSE = dict(rtol=1e-5, atol=1e-8)  # the scale is a power of two
 SCALE = dict(init_scale=2.0**10, growth_interval=1000)
+UNSCALED = dict(enabled=False)
+PRECISIONS = {'float16': SCALE, 'bfloat16': UNSCALED}
+SLIM = dict(type='man_mm.SlimSLM', channels=8)
+PAIRS = dict(labels=[0, 0, 1, 1, 2, 2, 3, 3])
+MODELS = {
+    'detection, man': lambda: (models.build(models.retinanet(4)), models.batch()),
+    'detection, lean': lambda: (models.build(models.retinanet(4, auxiliary=SLIM)), models.batch()),
+    'detection, dgl': lambda: (
+        models.build(models.retinanet(4, auxiliary={**SLIM, 'type': 'man_mm.DGLPyramid'})),
+        models.batch(),
+    ),
+    **{
+        f'classification, {rule}': lambda rule=rule: (
+            classification.make(classification.classifier(rule)),
+            classification.batch(8, **PAIRS),
+        )
+        for rule in classification.RULES
+    },
+    **{
+        f'super-resolution, {net}': lambda net=net: (restoration.make(restoration.editor(net, 3)), restoration.batch())
+        for net in restoration.NETS
+    },
+}
 
 
 @pytest.fixture(autouse=True)
 def _cpu_scaler(monkeypatch):
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', functools.partial(torch.amp.GradScaler, 'cpu'))
+    monkeypatch.setattr(amp, 'autocast', functools.partial(torch.autocast, 'cpu'))
 
 
 class UnscaledWrapper(LocalOptimWrapper):
@@ -77,21 +105,42 @@ def log(caplog):
     logger.removeHandler(caplog.handler)
 
 
-def test_an_overflow_skips_one_step_and_the_log_names_the_module(log):
-    run = amp_trainer()
+def overflow(run, module):
+    """Let a module's local loss overflow until the handle is removed."""
+    neck = run.model.backbone.auxiliaries[module].neck
+    return neck.register_forward_hook(lambda module, args, out: tuple(level * float('inf') for level in out))
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        dict(accumulative_counts=2),
+        dict(clip_grad=dict(max_norm=0.5)),
+        dict(clip_grad=dict(max_norm=0.5, per_module=True)),
+        dict(model_options=dict(train_every=2)),
+    ],
+    ids=['plain', 'accumulation', 'clip', 'clip per module', 'in turns'],
+)
+def test_an_overflow_skips_one_step_and_the_log_names_the_module(log, options):
+    run = amp_trainer(**options)
     weights = {name: p.detach().clone() for name, p in run.model.named_parameters()}
-    neck = run.model.backbone.auxiliaries[1].neck
-    handle = neck.register_forward_hook(lambda module, args, out: tuple(level * float('inf') for level in out))
+    rest = options.get('accumulative_counts', 1) - 1
+    handle = overflow(run, 2)
     run.step()
     handle.remove()
+    for _ in range(rest):  # sound, but added to what overflowed
+        run.step()
     assert_equal(dict(run.model.named_parameters()), weights)
+    assert not run.optimizer.state and all(p.grad is None for p in run.model.parameters())
     scaler = run.optim_wrapper.loss_scaler
     assert scaler.get_scale() == SCALE['init_scale'] / 2  # once, not once per module
     messages = [record.getMessage() for record in log.records if 'scaler skips' in record.getMessage()]
-    assert len(messages) == 1 and 'module 1 (' in messages[0]
-    run.step()
+    assert len(messages) == 1 and 'module 2 (' in messages[0]
+    for _ in range(rest + 1):
+        run.step()
     assert scaler.get_scale() == SCALE['init_scale'] / 2
-    assert not torch.equal(run.model.backbone.conv1.weight, weights['backbone.backbone.conv1.weight'])
+    assert not torch.equal(run.model.bbox_head.retina_cls.weight, weights['bbox_head.retina_cls.weight'])
 
 
 def test_the_scaler_is_saved_and_loaded():
@@ -102,14 +151,97 @@ def test_the_scaler_is_saved_and_loaded():
     assert second.optim_wrapper.loss_scaler.state_dict() == first.optim_wrapper.loss_scaler.state_dict()
 
 
-def test_eager_step_is_refused():
-    with pytest.raises(ValueError, match=r'eager_step=True does not go with LocalAmpOptimWrapper'):
+def test_eager_step_is_refused_with_a_loss_scaler_which_can_be_turned_off():
+    with pytest.raises(
+        ValueError, match=r'eager_step=True does not go with a loss scaler.*loss_scale=dict\(enabled=False'
+    ):
         amp_trainer(eager_step=True)
 
 
-@pytest.mark.parametrize('net', ['edsr', 'swinir'])
-def test_super_resolution_trains_in_low_precision(net):
-    run = Trainer(make(editor(net, 3)), LocalAmpOptimWrapper, loss_scale=dict(SCALE), dtype='bfloat16')
-    run.step(pairs())
-    assert set(run.gradients) == {name for name, _ in run.model.named_parameters()}
-    assert all(grad.isfinite().all() for grad in run.gradients.values())
+def bfloat16_trainer(wrapper=LocalAmpOptimWrapper, **options):
+    return trainer(4, wrapper=wrapper, loss_scale=dict(UNSCALED), dtype='bfloat16', **options)
+
+
+def test_without_a_scaler_gradients_are_those_of_low_precision_alone():
+    run = bfloat16_trainer()
+    run.step()
+    assert_equal(run.gradients, gradients(num_modules=4, wrapper=UnscaledWrapper))
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        dict(auxiliary=dict(head='private'), clip_grad=dict(max_norm=0.05, per_module=True)),
+        dict(model_options=dict(share='stage', train_every=2), auxiliary=dict(neck='shared', cut_stage=False)),
+        dict(auxiliary=SLIM, backbone=dict(with_cp=True)),
+    ],
+    ids=['plain', 'private, clipped', 'shared, in turns', 'lean, recomputed'],
+)
+def test_eager_steps_in_bfloat16_end_in_the_weights_of_ordinary_steps(options):
+    runs = [bfloat16_trainer(eager_step=eager, **copy.deepcopy(options)) for eager in (False, True)]
+    for i in range(3):
+        logs = [run.step(models.batch(first=i)) for run in runs]
+        assert logs[0] == logs[1]
+    assert_equal(*(dict(run.model.state_dict()) for run in runs))
+
+
+def test_without_a_scaler_a_local_loss_that_is_infinite_stops_training():
+    run = bfloat16_trainer(eager_step=True)
+    overflow(run, 0)
+    with pytest.raises(FloatingPointError, match=r'local loss is infinite or NaN: .*cls of module 0'):
+        run.step()
+
+
+class SpyAmpWrapper(SpyWrapper, LocalAmpOptimWrapper):
+    """Tells of every backward in mixed precision."""
+
+
+class Copies(TorchDispatchMode):
+    """Counts the half-precision copies of parameters that are made, and those that are alive."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = self.alive = 0
+
+    def _release(self):
+        self.alive -= 1
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and isinstance(args[0], torch.nn.Parameter):
+            self.made, self.alive = self.made + 1, self.alive + 1
+            weakref.finalize(result.untyped_storage(), self._release)
+        return result
+
+
+@pytest.mark.parametrize('with_cp', [False, True], ids=['kept', 'recomputed'])
+def test_copies_of_weights_go_with_their_module_and_are_made_anew_for_recomputation(with_cp):
+    copies, before, after = Copies(), [], []
+    run = bfloat16_trainer(
+        SpyAmpWrapper,
+        backbone=dict(with_cp=with_cp),
+        before=lambda loss, module: before.append((copies.made, copies.alive)),
+        after=lambda module: after.append((copies.made, copies.alive)),
+    )
+    with copies:
+        run.step()
+    assert len(after) == 4 and all(alive > 0 for _, alive in before)
+    assert [alive for _, alive in after] == [0] * 4
+    in_backward = [end - begin for (begin, _), (end, _) in zip(before, after, strict=True)]
+    assert all(made > 0 for made in in_backward) if with_cp else in_backward == [0] * 4
+
+
+@pytest.mark.parametrize('dtype', PRECISIONS)
+@pytest.mark.parametrize('name', MODELS)
+def test_every_rule_and_task_gets_the_gradients_of_full_precision_to_rounding(name, dtype):
+    model, data = MODELS[name]()
+    full = Trainer(copy.deepcopy(model))
+    half = Trainer(model, LocalAmpOptimWrapper, dtype=dtype, loss_scale=dict(PRECISIONS[dtype]))
+    for run in (full, half):
+        run.step(copy.deepcopy(data))
+    assert half.gradients.keys() == full.gradients.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
+    for key, value in half.optim_wrapper.local_losses.items():
+        assert value.item() == pytest.approx(full.optim_wrapper.local_losses[key].item(), rel=0.02, abs=0.01), key
+    ours, theirs = (torch.cat([grad.flatten() for grad in run.gradients.values()]) for run in (half, full))
+    assert (ours - theirs).norm() < (0.1 if dtype == 'float16' else 0.25) * theirs.norm()

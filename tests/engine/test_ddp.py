@@ -71,6 +71,14 @@ def test_images_of_unequal_sizes_on_the_ranks_give_the_mean_of_their_gradients(r
 
 
 @every_way
+def test_norms_over_all_processes_give_the_gradients_of_one_process_with_the_double_batch(ranks, way):
+    run = ddp_worker.synchronised(ddp=None)
+    run.step(batch(2))
+    for result in ranks:
+        assert_equal(result[way]['synchronised norms'], run.gradients, rtol=1e-3, atol=1e-6)
+
+
+@every_way
 @pytest.mark.parametrize('name', ddp_worker.STEPS)
 def test_weights_stay_equal_over_steps(ranks, way, name):
     expected = after_steps(detector(ddp=None, **ddp_worker.STEPS[name]), 0, 2)

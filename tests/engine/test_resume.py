@@ -78,7 +78,7 @@ def test_a_run_repeats_with_its_seed_and_differs_with_another(root, tmp_path):
 
 def test_an_epochs_random_numbers_repeat_and_no_two_epochs_share_theirs():
     def draw(seed, epoch):
-        EpochSeedHook().before_train_epoch(fake_runner(seed=seed, epoch=epoch))
+        EpochSeedHook().before_train_epoch(fake_runner(seed=seed, epoch=epoch, train_loop=None))
         return torch.rand(1).item(), np.random.rand(), random.random()
 
     draws = [draw(seed, epoch) for seed in (0, 1) for epoch in range(5)]

@@ -66,7 +66,8 @@ def peers(depth: str) -> list[str]:
         f'man/retinanet_{depth}_{rule}_coco.py'
         for rule in ('manlean_k4', f'manlean_k{k}', f'manlean-ckpt_k{k}', f'manlean-copy_k{k}')
     ]
-    rest = ('bp/*_bp-amp_*', 'bp/*_bp-ckptall-amp_*', f'dgl/*_dgl_k{k}_*', f'man/*_man-ckpt_k{k}_*', 'man/*_man-amp_*')
+    rest = ('bp/*_bp-amp_*', 'bp/*_bp-ckptall-amp_*', f'dgl/*_dgl_k{k}_*', f'man/*_man-ckpt_k{k}_*')
+    rest += ('man/*_man-amp_*', 'man/*_manlean-amp_*')
     for pattern in rest:
         names += [
             str(path.relative_to(ROOT / 'configs')) for path in ROOT.glob(f'configs/{pattern}') if depth in path.stem

@@ -5,8 +5,8 @@ import sys
 
 import torch
 
-import man_mm  # noqa: F401  (lets torch.load read MMEngine's checkpoints)
-from man_mm.analysis.structure import is_auxiliary_key
+from man_mm.checkpoint_file import read_checkpoint
+from man_mm.plain_checkpoint import plain_weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -18,11 +18,14 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    checkpoint = torch.load(args.checkpoint, map_location='cpu')
+    try:
+        checkpoint = read_checkpoint(args.checkpoint, 'cpu')
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))
     weights = checkpoint.get('state_dict')
     if weights is None:
         sys.exit(f'{args.checkpoint} holds no state_dict: its keys are {sorted(checkpoint)}.')
-    plain = {key: value for key, value in weights.items() if not is_auxiliary_key(key)}
+    plain = plain_weights(weights)
     torch.save({'meta': checkpoint.get('meta', {}), 'state_dict': plain}, args.out)
     print(f'{len(weights) - len(plain)} auxiliary tensors left out, {len(plain)} written to {args.out}')
 

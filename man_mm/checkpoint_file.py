@@ -1,0 +1,71 @@
+"""Reads checkpoint files: damaged ones and ones that hold code are refused, with a message that names the file."""
+
+import logging
+import os.path as osp
+import pickle
+import re
+import zipfile
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.runner.checkpoint import CheckpointLoader, load_from_local
+
+__all__ = ['explain_checkpoint_errors', 'read_checkpoint']
+
+
+def read_checkpoint(filename: str, map_location: Any = None) -> Any:
+    """Return what a local checkpoint file holds.
+
+    torch >= 2.6 reads tensors and plain values only (`weights_only`), and so does not run what a pickle asks for.
+
+    Args:
+        filename: Path of the file.
+        map_location: As in `torch.load`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is cut off or no checkpoint, or refers to code.
+    """
+    try:
+        checkpoint = load_from_local(filename, map_location)
+    except pickle.UnpicklingError as error:
+        named = re.search(r'GLOBAL (\S+)', str(error))
+        raise (_hostile(filename, named[1]) if named else _damaged(filename)) from error
+    except (RuntimeError, EOFError) as error:
+        if zipfile.is_zipfile(osp.expanduser(filename)):  # whole: it is about devices or memory
+            raise
+        raise _damaged(filename) from error
+    _drop_code(checkpoint, filename)
+    return checkpoint
+
+
+def explain_checkpoint_errors() -> None:
+    """Let MMEngine read local files by `read_checkpoint`: to resume, for `load_from`, tests, pretrained weights."""
+    CheckpointLoader.register_scheme(prefixes='', loader=read_checkpoint, force=True)
+
+
+def _damaged(filename: str) -> ValueError:
+    return ValueError(
+        f'{filename} ({osp.getsize(osp.expanduser(filename))} bytes) is cut off or no checkpoint: it cannot be read. '
+        'If a run was killed while it wrote this file, resume from an earlier one (--resume EARLIER.pth); if it was '
+        'copied or downloaded, fetch it again.'
+    )
+
+
+def _hostile(filename: str, name: str) -> ValueError:
+    return ValueError(
+        f'{filename} refers to {name}, which is neither a tensor nor a record of MMEngine: it could run any code, and '
+        'was refused before anything of it ran. If you know who wrote the file and trust them, set the environment '
+        'variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 once, to read it and save its weights again.'
+    )
+
+
+def _drop_code(checkpoint: Any, filename: str) -> None:
+    """`Runner.resume` executes the text in `meta.config`, which MMEngine itself does not write."""
+    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+    if isinstance(meta, dict) and meta.pop('config', None) is not None:
+        print_log(
+            f'{filename}: meta.config is left out; resuming would run it as Python code.',
+            logger='current',
+            level=logging.WARNING,
+        )
