@@ -20,14 +20,13 @@ from .host import on_sibling
 from .out_of_memory import explain_out_of_memory
 from .partition import Partition, partition
 from .place import Place, unit_shapes
+from .settings import bank_precision, check_auxiliary, checked_tail_chunks, checked_train_every, planned
 from .share import build_auxiliaries
 from .signal import LocalBackward, current_local_backward
 from .transparent import TransparentWrapper
 from .unroll import Unrolled, unroll
 
 __all__ = ['LocalBackbone', 'find_local_backbone']
-
-BANK_DTYPES = ('float16', 'bfloat16', 'float32')
 
 
 class Readout(Protocol):
@@ -99,13 +98,12 @@ class LocalBackbone(TransparentWrapper):
         memory_budget: str | int | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
-        if num_modules == 'auto' or memory_budget is not None:
-            raise _unplanned(num_modules, memory_budget)
+        num_modules = planned(num_modules, memory_budget)
         super().__init__(MODELS.build(backbone), init_cfg)
         self.unrolled: Unrolled = unroll(self.backbone)
         self.partition = self._cut(num_modules, partition, probe_size)
         self.reads_bank = switch('bank', bank)
-        self.bank = FeatureBank(_torch_dtype(bank_dtype))
+        self.bank = FeatureBank(bank_precision(bank_dtype))
         self.readout: Readout | None = None
         self.handover: Handover | None = None
         """Where a training forward begins, if another process runs the modules before."""
@@ -114,19 +112,17 @@ class LocalBackbone(TransparentWrapper):
         self._is_learning = False
         # some families keep the switch in their blocks alone
         self._checkpoints = any(getattr(layer, 'with_cp', False) for layer in self.backbone.modules())
-        if self.num_modules > 1 and not (isinstance(auxiliary, dict) and 'type' in auxiliary):
-            raise ValueError(
-                f'auxiliary={auxiliary!r}: with num_modules={num_modules} every module but the last one needs the '
-                "config of a network that trains it, e.g. auxiliary=dict(type='man_mm.SLM', neck=...)."
-            )
+        check_auxiliary(auxiliary, self.num_modules)
         shapes = cache(lambda: unit_shapes(self.backbone, self.unrolled, probe_size))
         places = [
             Place(self.backbone, self.unrolled, self.partition, module, shapes)
             for module in range(self.num_modules - 1)
         ]
         self.auxiliaries, self.groups = build_auxiliaries(auxiliary, places, share)
-        self.train_every = self._checked_train_every(train_every)
-        self.tail_chunks = self._checked_tail_chunks(tail_chunks)
+        self.train_every = checked_train_every(train_every, self.num_modules)
+        self.tail_chunks = checked_tail_chunks(
+            tail_chunks, self.num_modules, type(self.backbone).__name__, self.unrolled.tail
+        )
         reads_pooled = any(auxiliary.reads_pooled for auxiliary in self.auxiliaries)
         self.banked = {unit.tap: unit for unit in self.unrolled.units if unit.tap and (reads_pooled or not unit.pooled)}
         if any(auxiliary.head != 'shared' for auxiliary in self.auxiliaries):
@@ -140,27 +136,6 @@ class LocalBackbone(TransparentWrapper):
         for note in result.notes:
             print_log(f'LocalBackbone: {note}', logger='current', level=logging.WARNING)
         return result
-
-    def _checked_train_every(self, n: int) -> int:
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise ValueError(f'train_every={n!r} must be an integer, 1 (every step) or more.')
-        if n > 1 and self.num_modules == 1:
-            print_log(
-                f'LocalBackbone: train_every={n} has nothing to act on: with num_modules=1 there are no local losses.',
-                logger='current',
-                level=logging.WARNING,
-            )
-        return n
-
-    def _checked_tail_chunks(self, n: int) -> int:
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise ValueError(f'tail_chunks={n!r} must be an integer, 1 (all at once, kept) or more.')
-        if n > 1 and (self.num_modules == 1 or not self.unrolled.tail):
-            raise ValueError(
-                f'tail_chunks={n} has nothing to act on: num_modules={self.num_modules}, and '
-                f'{type(self.backbone).__name__} has the layers {list(self.unrolled.tail)} behind its last unit.'
-            )
-        return n
 
     @property
     def num_modules(self) -> int:
@@ -302,26 +277,6 @@ class LocalBackbone(TransparentWrapper):
         for auxiliary in self.auxiliaries:
             auxiliary.follow_mode(self.backbone)
         return self
-
-
-def _unplanned(num_modules: int | str, memory_budget: str | int | None) -> ValueError:
-    if num_modules != 'auto':
-        return ValueError(
-            f"memory_budget={memory_budget!r} goes with num_modules='auto', not with num_modules={num_modules!r}: "
-            'leave one of them out.'
-        )
-    missing = " It also needs memory_budget, e.g. '6GiB'." if memory_budget is None else ''
-    return ValueError(
-        "num_modules='auto' is no number of modules yet: man_mm's tools/train.py finds the one that fits in "
-        'memory_budget before it builds the model; for other programs, tools/analysis_tools/plan.py CONFIG --out '
-        f'PLAIN_CONFIG.py writes a config with numbers in it.{missing}'
-    )
-
-
-def _torch_dtype(name: str | None) -> torch.dtype | None:
-    if name is not None and name not in BANK_DTYPES:
-        raise ValueError(f'bank_dtype={name!r} must be one of {BANK_DTYPES}, or None for the precision they come in.')
-    return None if name is None else getattr(torch, name)
 
 
 def find_local_backbone(model: nn.Module) -> LocalBackbone:
