@@ -14,7 +14,7 @@ export PIP_FIND_LINKS := $(strip $(abspath $(WHEELS)) $(PIP_FIND_LINKS))
 
 setup: $(STAMP)
 
-$(STAMP): requirements/constraints.txt requirements/stack.txt requirements/sr.txt requirements/tests.txt requirements/docs.txt setup.py
+$(STAMP): requirements/constraints.txt requirements/stack.txt requirements/sr.txt requirements/tests.txt requirements/docs.txt requirements/analysis.txt setup.py
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), f"Python 3.11 is needed, found {sys.version}; set PYTHON="'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo '== 1/3 torch =='
@@ -22,7 +22,7 @@ $(STAMP): requirements/constraints.txt requirements/stack.txt requirements/sr.tx
 	@echo '== 2/3 mmcv with its ops (compiles for about ten minutes unless a wheel is found) =='
 	CFLAGS=-g0 MMCV_WITH_OPS=1 $(PIP) --no-build-isolation mmcv
 	@echo '== 3/3 the rest =='
-	$(PIP) -r requirements/stack.txt -r requirements/sr.txt -r requirements/tests.txt -r requirements/docs.txt
+	$(PIP) -r requirements/stack.txt -r requirements/sr.txt -r requirements/tests.txt -r requirements/docs.txt -r requirements/analysis.txt
 	@# opencv-python wants a display library that servers lack; the headless build has the same modules
 	$(PY) -c 'import cv2' 2>/dev/null || $(PIP) --force-reinstall --no-deps opencv-python-headless
 	$(PIP) --no-build-isolation --no-deps -e .

@@ -31,6 +31,7 @@ OUTPUTS = {
     'compare_sr.py': 'out',
     'draw_overview.py': 'picture',
     'plot_frontier.py': 'picture',
+    'plot_layers.py': 'picture',
     'plot_memory.py': 'picture',
     'plot_tradeoff.py': 'picture',
     'strip_auxiliary.py': 'out',
@@ -127,7 +128,7 @@ def run(*command):
 
 def check_options(args):
     """What `--cfg-options` overrides must have a place in each config."""
-    names = getattr(args, 'configs', None) or [getattr(args, 'config', 'CONFIG')]
+    names = getattr(args, 'configs', None) or ([args.config] if 'config' in args else [])  # benchmarks name none
     for name in names:
         for key in getattr(args, 'cfg_options', None) or {}:
             place = load(name)
@@ -148,7 +149,7 @@ def test_command_that_draws_or_converts_does_it(words, tool, workplace):
 
 
 @pytest.mark.parametrize('words', [p for p in COMMANDS if p.values[0][1].endswith('show_partition.py')])
-def test_command_that_prints_a_partition_prints_it(words, tool, capsys):
+def test_command_that_prints_a_partition_prints_it(words, tool, workplace, capsys):
     args = tool(*words[1:], to_the_end=True)
     rows = [line for line in capsys.readouterr().out.splitlines() if 'layer' in line or 'stem' in line]
     wanted = args.cfg_options or {}

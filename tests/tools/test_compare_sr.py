@@ -18,7 +18,9 @@ TOOL = Path(__file__).parents[2] / 'tools/analysis_tools/compare_sr.py'
 def tool():
     spec = importlib.util.spec_from_file_location('compare_sr', TOOL)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TOOL.parent)  # as python does for a script
+        spec.loader.exec_module(module)
     return module
 
 

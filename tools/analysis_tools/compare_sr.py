@@ -10,12 +10,10 @@ import sys
 from pathlib import Path
 
 import cv2
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
+from style import save
 
 CROP = 160  # px, side of the crop that is chosen
 PANEL = 2.6  # inches, the longer side of a crop
@@ -120,8 +118,7 @@ def draw(out: Path, shown: dict[str, np.ndarray], errors: dict[str, np.ndarray],
             drawn = below.imshow(errors[name], vmin=0, vmax=top, cmap='inferno', interpolation='nearest')
     place = axes[1, -1].inset_axes((0.05, 0.85, 0.9, 0.1))
     figure.colorbar(drawn, cax=place, extend='max', orientation='horizontal', label='absolute error (of 255)')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=150)
+    save(figure, out)
 
 
 def main() -> None:

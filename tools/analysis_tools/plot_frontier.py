@@ -7,13 +7,8 @@ import argparse
 import json
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use('Agg')
 import matplotlib.pyplot as plt
-
-LOOKS = {'bp': ('black', 's', (6, 5)), 'lean': ('tab:blue', 'o', (-30, -13)), 'other': ('tab:gray', '^', (6, 5))}
-"""Colour, marker, and where the name stands, in points."""
+from style import label_points, look, save
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,33 +32,36 @@ def family(name: str) -> str:
     return 'lean' if name.startswith(('manlean', 'K=')) else 'other'
 
 
-def draw(axis: plt.Axes, file: Path, limit: float) -> None:
+def draw(axis: plt.Axes, file: Path, limit: float) -> list[tuple[float, float, str, str]]:
+    """Draw the points of a file; return where and how each is to be labelled."""
     rows = json.loads(file.read_text())['rows']
-    first = rows[0]
+    first, labels = rows[0], []
     for row in rows:
         x, y = row['gflops'] / first['gflops'], row['peak_mib'] / first['peak_mib']
         name = short(row['config'])
         is_peer = row['config'].endswith('.py') or row['config'].startswith('lean')
         if x > limit or not is_peer or ('_k4' in name and any('K=4,' in r['config'] for r in rows)):
             continue
-        color, marker, offset = LOOKS[family(name)]
-        axis.plot(x, y, marker, color=color)
-        axis.annotate(name, (x, y), xytext=offset, textcoords='offset points', fontsize=7.5, color=color)
+        own = look(family(name))
+        axis.plot(x, y, linestyle='none', **own)
+        labels.append((x, y, name, own['color']))
     axis.set_title(file.stem.replace('memory_', '').replace('_', ', '))
     axis.set_xlabel('operations of a step (BP = 1)')
     axis.margins(x=0.2, y=0.1)
     axis.set_ylim(bottom=0)
-    axis.grid(alpha=0.3)
+    return labels
 
 
 def main() -> None:
     args = parse_args()
     size = (4.6 * len(args.files), 4.2)
     figure, axes = plt.subplots(1, len(args.files), figsize=size, sharey=True, squeeze=False, layout='constrained')
-    for axis, file in zip(axes[0], args.files, strict=True):
-        draw(axis, file, args.limit)
+    labels = [draw(axis, file, args.limit) for axis, file in zip(axes[0], args.files, strict=True)]
     axes[0, 0].set_ylabel('peak memory of a step (BP = 1)')
-    figure.savefig(args.picture, dpi=130)
+    figure.draw_without_rendering()  # only now the layout is known
+    for axis, own in zip(axes[0], labels, strict=True):
+        label_points(axis, own)
+    save(figure, args.picture)
 
 
 if __name__ == '__main__':

@@ -8,25 +8,23 @@ import json
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
+from style import PALETTE, save, short_names
 
 KINDS = {
     'weights': '#4d4d4d',
-    'auxiliary': '#8c8c8c',
-    'gradients': '#d08a2e',
-    'optimizer': '#e8c27a',
-    'activations': '#3a7ca5',
-    'bank': '#5fad8c',
+    'auxiliary': '#9a9a9a',
+    'gradients': PALETTE['red'],
+    'optimizer': PALETTE['orange'],
+    'activations': PALETTE['blue'],
+    'bank': PALETTE['green'],
 }
 """Parts of a peak, from the bottom; see `man_mm.analysis.memory.KINDS`."""
-ROWS = ('#222222', '#c8553d', '#2a7f9e', '#6a994e', '#8e5ea2', '#d9a441')
+ROWS = tuple(PALETTE[name] for name in ('black', 'blue', 'red', 'green', 'purple', 'orange'))
 """The first one is the reference."""
 
 
@@ -43,7 +41,7 @@ def main() -> None:
     rows = measured.get('rows') or []
     if not rows or not all('timeline_mib' in row for row in rows):
         sys.exit(f'{args.measured} holds no course of a step: write it with measure.py --json.')
-    names = labels([Path(row['config']).stem for row in rows])
+    names = short_names([Path(row['config']).stem for row in rows])
     height = max(4.2, 1.6 + 0.55 * len(rows))
     figure, (course, peak) = plt.subplots(
         1, 2, figsize=(12, height), width_ratios=(3, 2), layout='constrained', gridspec_kw=dict(wspace=0.04)
@@ -53,16 +51,7 @@ def main() -> None:
     size = rows[0]['size']
     images = 'training images' if size is None else f'images of {size[1]} x {size[0]} px'
     figure.suptitle(f'One training step, {rows[0]["batch"]} {images}, {measured["device"]}')
-    args.picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.picture, dpi=130)
-
-
-def labels(stems: list[str]) -> list[str]:
-    """Names of configs without the parts that all of them have, unless that leaves too little."""
-    parts = [stem.split('_') for stem in stems]
-    shared = set(parts[0]).intersection(*parts)
-    short = [' '.join(part for part in own if part not in shared) for own in parts]
-    return short if all(short) and len(set(short)) == len(short) else stems
+    save(figure, args.picture)
 
 
 def draw_course(axis: Axes, rows: list[dict], names: list[str]) -> None:
@@ -75,7 +64,7 @@ def draw_course(axis: Axes, rows: list[dict], names: list[str]) -> None:
         axis.fill_between(x, timeline, color=tint, linewidth=0, zorder=place / len(rows))
         axis.plot(x, timeline, color=colour, linewidth=1.4, zorder=2)
     lines = [Line2D([], [], color=ROWS[i % len(ROWS)]) for i in range(len(rows))]
-    axis.legend(lines, names, frameon=False, ncols=min(len(rows), 3), loc='lower center', bbox_to_anchor=(0.5, 1))
+    axis.legend(lines, names, ncols=min(len(rows), 3), loc='lower center', bbox_to_anchor=(0.5, 1))
     most = max(range(len(rows)), key=lambda i: len(rows[i]['modules']))
     borders = [module['begins'] / len(rows[most]['timeline_mib']) for module in rows[most]['modules'][1:]]
     if borders:
@@ -86,7 +75,7 @@ def draw_course(axis: Axes, rows: list[dict], names: list[str]) -> None:
     axis.set_ylabel('live tensors (MiB)')
     axis.set_xlim(0, 1)
     axis.set_ylim(0)
-    tidy(axis)
+    axis.grid(False)
 
 
 def draw_peaks(axis: Axes, rows: list[dict], names: list[str]) -> None:
@@ -107,13 +96,7 @@ def draw_peaks(axis: Axes, rows: list[dict], names: list[str]) -> None:
     axis.set_xlim(0, 1.25 * max(ends))
     axis.set_xlabel('peak (MiB)')
     axis.legend(frameon=False, ncols=3, loc='lower center', bbox_to_anchor=(0.5, 1))
-    axis.grid(axis='x', alpha=0.3)
-    tidy(axis)
-
-
-def tidy(axis: Axes) -> None:
-    axis.spines[['top', 'right']].set_visible(False)
-    axis.set_axisbelow(True)
+    axis.grid(False, axis='y')
 
 
 if __name__ == '__main__':

@@ -9,10 +9,8 @@ import statistics
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use('Agg')
 import matplotlib.pyplot as plt
+from style import look, save
 
 AXES = {'peak_mib': 'peak of a training step (MiB)', 'step_s': 'training step (s)'}
 
@@ -38,16 +36,17 @@ def main() -> None:
             values = list(row['test_by_seed'].values())
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             x, y = costs[Path(row['config']).name][key], statistics.mean(values)
-            axis.errorbar(x, y, spread, fmt='o', capsize=3, color='black' if row['method'] == 'bp' else None)
-            axis.annotate(row['method'], (x, y), xytext=(6, 4), textcoords='offset points')
+            axis.errorbar(x, y, spread, capsize=3, label=row['method'], linestyle='none', **look(row['method']))
         axis.set_xlabel(label)
-        axis.margins(x=0.25, y=0.15)
-        axis.grid(alpha=0.3)
+        axis.margins(x=0.12, y=0.1)
+        axis.set_xlim(left=0)
     protocol = accuracy['protocol']
     axes[0].set_ylabel(f'test {protocol["metric"]}')
     length, seeds = f'{protocol["length"]} {protocol["unit"]}', len(protocol['seeds'])
     figure.suptitle(f'{protocol["data"]}; {length}; mean and std of {seeds} seed(s)')
-    figure.savefig(args.picture, dpi=130)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc='outside lower center', ncols=min(len(names), 8))
+    save(figure, args.picture)
 
 
 if __name__ == '__main__':

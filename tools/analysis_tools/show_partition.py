@@ -1,8 +1,10 @@
-"""Print how a config's backbone is cut: a row per module. Needs no data and no weights."""
+"""Print, or draw, how a config's backbone is cut: a row per module. Needs no data and no weights."""
 
 import argparse
 import sys
+from pathlib import Path
 
+from draw_partition import draw_partition
 from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +19,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file path')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config settings: key=value')
+    parser.add_argument('--out', type=Path, help='picture to draw')
     return parser.parse_args()
 
 
@@ -46,9 +49,14 @@ def main() -> None:
         sys.exit(f'{args.config}: {error}')
     title = f'{type(backbone.backbone).__name__}, K = {backbone.num_modules}'
     console = Console(width=None if sys.stdout.isatty() else 140)  # a file or pipe has no width to fit
-    console.print(as_table(module_rows(backbone), title))
+    rows = module_rows(backbone)
+    console.print(as_table(rows, title))
     for note in backbone.partition.notes:
         console.print(f'note: {note}')
+    if args.out:
+        taps = {unit.name: unit.tap for unit in backbone.unrolled.units if unit.tap in backbone.banked}
+        auxiliary = type(backbone.auxiliaries[0]).__name__ if backbone.num_modules > 1 else ''
+        draw_partition(rows, taps, auxiliary, title, args.out)
 
 
 if __name__ == '__main__':

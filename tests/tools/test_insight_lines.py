@@ -1,0 +1,183 @@
+"""The tools that look into trained models and runs: CKA, probes, curves, detections, partitions, the report.
+
+They run in this process, on a classifier with four images a file, and on one tiny run of a detector.
+"""
+
+import json
+import re
+import runpy
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+import torch
+from mmengine.config import Config
+
+from man_mm.analysis.trained import load_trained
+
+from .. import runs
+from ..datasets.test_classification import pictures, write_cifar10
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / 'tools/analysis_tools'
+CONFIG = ROOT / 'configs/bp/resnet32_bp_cifar10.py'
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run a tool in `tmp_path` as a user does."""
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
+        monkeypatch.syspath_prepend(TOOLS)
+        monkeypatch.chdir(tmp_path)
+        runpy.run_path(str(TOOLS / name), run_name='__main__')
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def options(tmp_path_factory):
+    root = tmp_path_factory.mktemp('cifar10')
+    write_cifar10(root, pictures(4, 32), [0, 1, 2, 3])
+    settings = {'data_root': f'{root}/', 'check_md5': False}
+    loaders = ('train_dataloader', 'test_dataloader')
+    data = [f'{loader}.dataset.{key}={value}' for loader in loaders for key, value in settings.items()]
+    return [*data, 'model.backbone.depth=8']
+
+
+def is_drawn(path):
+    """Whether it is a picture with something on it, in colours too."""
+    pixels = matplotlib.image.imread(path)[..., :3]
+    return pixels.std() > 0.02 and (pixels.max(2) - pixels.min(2)).max() > 0.3
+
+
+def test_cka_compares_the_reference_with_all_others_and_is_drawn(run, options, tmp_path, capsys):
+    cfg = Config.fromfile(CONFIG)
+    cfg.model.backbone.depth = 8
+    weights = load_trained(cfg, 'none').state_dict()
+    torch.save(dict(state_dict=weights), tmp_path / 'same.pth')
+    weights['backbone.layer3.0.conv1.weight'] = torch.ones_like(weights['backbone.layer3.0.conv1.weight'])
+    torch.save(dict(state_dict=weights), tmp_path / 'other.pth')
+    models = (CONFIG, 'none', CONFIG, 'same.pth', CONFIG, 'other.pth')
+    switches = ('--images', 4, '--batch', 4, '--json', 'cka.json')
+    run('cka.py', *models, '--names', 'BP', 'BP', 'DGL', *switches, '--cfg-options', *options)
+    report = json.loads((tmp_path / 'cka.json').read_text())
+    assert [(pair['first'], pair['second']) for pair in report['pairs']] == [(0, 1), (0, 2), (1, 2)]
+    assert report['layers'] == ['stem', 'layer1.0', 'layer2.0', 'layer3.0']
+    same, other, again = ([row[i] for i, row in enumerate(pair['cka'])] for pair in report['pairs'])
+    assert same == [1] * 4 and other == again and other[:3] == [1] * 3 and other[3] < 1
+    assert report['models'][2] == dict(name='DGL', config=CONFIG.name, checkpoint='other.pth')
+    assert 'BP - DGL' in capsys.readouterr().out
+    run('plot_layers.py', 'cka.json', 'cka.png')
+    assert is_drawn(tmp_path / 'cka.png')
+
+
+def test_models_without_a_checkpoint_or_that_do_not_fit_are_refused(run, options, tmp_path):
+    with pytest.raises(SystemExit, match='2 pairs or more'):
+        run('cka.py', CONFIG, 'none', CONFIG)
+    torch.save(dict(state_dict=dict(other=torch.zeros(1))), tmp_path / 'other.pth')
+    with pytest.raises(SystemExit, match='other'):
+        run('cka.py', CONFIG, 'none', CONFIG, 'other.pth', '--cfg-options', *options)
+    with pytest.raises(SystemExit, match='fewer images'):
+        run('cka.py', CONFIG, 'none', CONFIG, 'none', '--images', 3, '--cfg-options', *options)
+
+
+def test_probes_of_every_unit_are_written_and_drawn(run, options, tmp_path):
+    switches = ('--images', 4, '--batch', 4, '--json', 'probe.json', '--out', 'probe.png')
+    run('probe.py', CONFIG, 'none', CONFIG, 'none', '--names', 'BP', 'MAN', *switches, '--cfg-options', *options)
+    report = json.loads((tmp_path / 'probe.json').read_text())
+    assert [model['name'] for model in report['models']] == ['BP', 'MAN']
+    assert all(list(model['accuracy']) == report['layers'] for model in report['models'])
+    assert all(0 <= score <= 100 for model in report['models'] for score in model['accuracy'].values())
+    assert is_drawn(tmp_path / 'probe.png')
+
+
+def test_a_partition_is_drawn(run, tmp_path, capsys):
+    run('show_partition.py', ROOT / 'configs/man/resnet32_man_k4_cifar10.py', '--out', 'partition.png')
+    assert is_drawn(tmp_path / 'partition.png') and 'K = 4' in capsys.readouterr().out
+
+
+@pytest.fixture(scope='module')
+def work_dirs(tmp_path_factory):
+    """A run, and the same as if it were of another seed, and of another K."""
+    root = tmp_path_factory.mktemp('runs')
+    cfg = runs.run_config(
+        runs.make_coco(root / 'coco'), root / 'man', wrapper=dict(clip_grad=dict(max_norm=1e9, per_module=True))
+    )
+    loader = cfg['train_dataloader']
+    steps = loader['dataset']['pipeline']
+    packs = dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
+    testing = [steps[0], dict(type='Resize', scale=(64, 64)), steps[1], packs]
+    cfg['test_dataloader'] = dict(loader, dataset=dict(loader['dataset'], pipeline=testing))
+    runner = runs.runner({key: value for key, value in cfg.items() if key != 'test_dataloader'})
+    runner.train()
+    Config(cfg).dump(root / 'man.py')
+    for name, old, new in (('seed1', 'seed=0', 'seed=1'), ('k2', 'num_modules=4', 'num_modules=2')):
+        shutil.copytree(root / 'man', root / name)
+        (config,) = (root / name).glob('*/vis_data/config.py')
+        changed = config.read_text().replace(old, new)
+        assert changed != config.read_text()
+        config.write_text(changed)
+    (scalars,) = (root / 'seed1').glob('*/vis_data/scalars.json')
+    scalars.write_text(re.sub(r'"loss": [\d.]+', '"loss": 7.0', scalars.read_text()))
+    return root
+
+
+def test_local_losses_and_gradient_norms_of_a_run_are_drawn(run, work_dirs, tmp_path):
+    run('plot_training.py', work_dirs / 'man', work_dirs / 'k2', 'training.png', '--smooth', 2)
+    assert is_drawn(tmp_path / 'training.png')
+    with pytest.raises(SystemExit, match='no run has logged'):
+        run('plot_training.py', work_dirs / 'coco', 'training.png')
+
+
+def test_detections_are_drawn_beside_the_truth(run, work_dirs, tmp_path):
+    config, checkpoint = work_dirs / 'man.py', work_dirs / 'man/epoch_2.pth'
+    run('compare_detections.py', config, checkpoint, '--out', 'found.png', '--images', 1, '--score', 0)
+    assert is_drawn(tmp_path / 'found.png')
+    with pytest.raises(SystemExit, match='--images'):
+        run('compare_detections.py', config, checkpoint, '--out', 'found.png', '--images', 99)
+
+
+class Page(HTMLParser):
+    """Reads a page, and sees to it that every tag is closed and nothing is loaded from elsewhere."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.images, self.words = [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        assert tag not in ('script', 'link', 'iframe') and 'href' not in attrs
+        if tag == 'img':
+            assert attrs['src'].startswith('data:image/png;base64,') and attrs['alt']
+            self.images.append(attrs['src'])
+        elif tag != 'meta':
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += [data.strip()] if data.strip() else []
+
+
+def test_the_report_is_one_page_that_tells_results_and_what_differs(run, work_dirs, tmp_path):
+    folders = [work_dirs / name for name in ('man', 'seed1', 'k2')]
+    picture = tmp_path / 'one_picture.png'
+    matplotlib.image.imsave(picture, torch.rand(8, 8, 3).numpy())
+    names = ('--names', 'K=4', 'K<2>')
+    run('report.py', *folders, '--out', 'page.html', '--title', 'A & B', *names, '--pictures', picture)
+    page = Page((tmp_path / 'page.html').read_text())
+    assert len(page.images) == 3 and {'A & B', 'K<2>', 'one picture'} <= set(page.words)
+    place = page.words.index('local.num_modules')
+    assert page.words[place + 1 : place + 3] == ['4', '2']
+    assert 'work_dir' not in page.words and 'randomness.seed' not in page.words
+    assert any('\N{PLUS-MINUS SIGN}' in word for word in page.words)  # the two seeds of K=4
+    with pytest.raises(SystemExit, match='3 names for 2 methods'):
+        run('report.py', *folders, '--out', 'page.html', '--names', 'a', 'b', 'c')

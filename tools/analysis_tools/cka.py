@@ -1,0 +1,77 @@
+"""Compare trained models layer by layer by minibatch CKA; see man_mm.analysis.cka.
+
+The models that have the first one's name are the reference: each is compared with every other model, and with each
+other, so that seeds of one method tell how alike two models can be expected to be.
+"""
+
+import argparse
+import json
+import sys
+from itertools import combinations
+from pathlib import Path
+
+from models_line import add_models, facts, load_models
+from plot_layers import draw
+from rich.console import Console
+from rich.table import Table
+
+from man_mm.analysis.cka import compare_layers
+from man_mm.analysis.features import unit_names
+from man_mm.analysis.trained import evaluation_batches
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_models(parser, fewest=2)
+    parser.add_argument('--images', type=int, default=2000, help='at most, from the first config')
+    parser.add_argument('--batch', type=int, default=250, help='images of a minibatch, 4 or more')
+    parser.add_argument('--split', choices=['val', 'test'], default='test')
+    parser.add_argument('--pooled', action='store_true', help='compare means over positions, not whole maps')
+    parser.add_argument('--json', type=Path, help='file to write all numbers to')
+    parser.add_argument('--out', type=Path, help='picture to draw, as plot_layers.py does from the JSON')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    names, configs, models = load_models(args)
+    references = [i for i, name in enumerate(names) if name == names[0]]
+    others = [i for i, name in enumerate(names) if name != names[0]]
+    pairs = [*combinations(references, 2), *((i, j) for j in others for i in references)]
+    try:
+        batches = evaluation_batches(configs[0], args.images, args.batch, args.split)
+        matrices = compare_layers(models, pairs, batches, args.layers, args.pooled)
+        layers = [list(args.layers or unit_names(models[i])) for i in (0, -1)]
+    except ValueError as error:
+        sys.exit(str(error))
+    report = dict(
+        **facts(args, names),
+        kind='cka',
+        features='means over positions' if args.pooled else 'whole maps',
+        images=args.images // args.batch * args.batch,
+        batch=args.batch,
+        split=args.split,
+        layers=layers[0],
+        pairs=[
+            dict(first=first, second=second, cka=[[round(value, 4) for value in row] for row in matrix.tolist()])
+            for (first, second), matrix in zip(pairs, matrices, strict=True)
+        ],
+    )
+    print_curves(report)
+    if args.json:
+        args.json.write_text(json.dumps(report) + '\n')
+    if args.out:
+        draw(report, args.out)
+
+
+def print_curves(report: dict) -> None:
+    """A line per layer, a column per pair: the same layer of both models."""
+    names = [model['name'] for model in report['models']]
+    table = Table('layer', *(f'{names[pair["first"]]} - {names[pair["second"]]}' for pair in report['pairs']))
+    for i, layer in enumerate(report['layers']):
+        table.add_row(layer, *(f'{pair["cka"][i][i]:.3f}' for pair in report['pairs']))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+if __name__ == '__main__':
+    main()

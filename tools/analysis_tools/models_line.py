@@ -1,0 +1,69 @@
+"""What command lines that look into trained models have in common: pairs of a config and a checkpoint."""
+
+import argparse
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
+from style import short_names
+
+from man_mm.analysis.trained import UNTRAINED, load_trained
+from man_mm.compat import read_config
+
+__all__ = ['add_models', 'facts', 'load_models']
+
+
+def add_models(parser: argparse.ArgumentParser, fewest: int) -> None:
+    """Add the arguments; `fewest` pairs are asked for."""
+    parser.set_defaults(fewest=fewest)
+    parser.add_argument(
+        'models',
+        nargs='+',
+        metavar='CONFIG CHECKPOINT',
+        help=f'configs, each followed by its checkpoint; {UNTRAINED!r} takes the weights that training starts from',
+    )
+    parser.add_argument('--names', nargs='+', help='a name for each model; those of one name are seeds of one method')
+    parser.add_argument('--layers', nargs='+', help='names of modules; default: the ends of the units of the backbone')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of all configs')
+
+
+def load_models(args: argparse.Namespace) -> tuple[list[str], list[Config], list[Any]]:
+    """Names, configs and models, as the arguments tell."""
+    files, checkpoints = args.models[::2], args.models[1::2]
+    if len(files) != len(checkpoints) or len(files) < args.fewest:
+        sys.exit(f'{len(args.models)} files: every config needs its checkpoint behind it, {args.fewest} pairs or more.')
+    names = args.names or short_names([Path(file).stem for file in files])
+    if len(names) != len(files):
+        sys.exit(f'--names has {len(names)} names for {len(files)} models.')
+    MMLogger.get_instance('models', logger_name='models', log_level='ERROR')  # else every loaded file is a line
+    configs = [read_config(file) for file in files]
+    for cfg in configs:
+        cfg.merge_from_dict(args.cfg_options or {})
+    try:
+        models = [load_trained(cfg, checkpoint) for cfg, checkpoint in zip(configs, checkpoints, strict=True)]
+    except (OSError, RuntimeError, ValueError) as error:
+        sys.exit(str(error))
+    return names, configs, models
+
+
+def facts(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """What a file of results says of the models and of where it was made."""
+    models = zip(names, args.models[::2], args.models[1::2], strict=True)
+    return dict(
+        device=f'cpu ({platform.machine()})',
+        torch=torch.__version__,
+        models=[
+            dict(name=name, config=Path(config).name, checkpoint=_brief(checkpoint))
+            for name, config, checkpoint in models
+        ],
+    )
+
+
+def _brief(checkpoint: str) -> str:
+    """The file and its folder."""
+    return '/'.join(Path(checkpoint).parts[-2:])
