@@ -64,7 +64,7 @@ def peers(depth: str) -> list[str]:
     names = [f'bp/retinanet_{depth}_{rule}_coco.py' for rule in ('bp', 'bp-ckpt', 'bp-ckptall')]
     names += [
         f'man/retinanet_{depth}_{rule}_coco.py'
-        for rule in ('manlean_k4', f'manlean_k{k}', f'manlean-ckpt_k{k}', f'manlean-copy_k{k}')
+        for rule in ('manlean_k4', f'manlean_k{k}', f'manlean-ckpt_k{k}', 'manlean-copy_k4', f'manlean-copy_k{k}')
     ]
     rest = ('bp/*_bp-amp_*', 'bp/*_bp-ckptall-amp_*', f'dgl/*_dgl_k{k}_*', f'man/*_man-ckpt_k{k}_*')
     rest += ('man/*_man-amp_*', 'man/*_manlean-amp_*')
