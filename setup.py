@@ -18,6 +18,8 @@ setup(
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     packages=find_packages(include=['man_mm', 'man_mm.*']),
+    # .mim links to configs, tools and the model index: what `man_mm::` and OpenMMLab's installer look for in a package
+    package_data={'man_mm': [f'.mim/**/*.{ending}' for ending in ('py', 'sh', 'yml', 'md')] + ['configs/*.py']},
     python_requires='>=3.11',
     install_requires=['torch>=2.1', 'numpy'],
     license='Apache-2.0',

@@ -41,7 +41,11 @@ def read_checkpoint(filename: str, map_location: Any = None) -> Any:
 
 def explain_checkpoint_errors() -> None:
     """Let MMEngine read local files by `read_checkpoint`: to resume, for `load_from`, tests, pretrained weights."""
-    CheckpointLoader.register_scheme(prefixes='', loader=read_checkpoint, force=True)
+
+    def load_from_local(filename: str, map_location: Any = None) -> Any:  # MMEngine logs this name from `local` on
+        return read_checkpoint(filename, map_location)
+
+    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
 
 
 def _damaged(filename: str) -> ValueError:

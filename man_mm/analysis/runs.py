@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .scalars import read_scalars
+from .scalars import newest_scalars, read_scalars
 
 __all__ = ['Run', 'group_runs', 'read_run']
 
@@ -65,9 +65,10 @@ def read_run(folder: Path) -> Run:
     train, val = read_scalars(folder)
     if not train:
         raise ValueError(f'{folder} has logged no step of training yet.')
-    configs = sorted(folder.glob('*/vis_data/config.py')) or sorted(folder.glob('*.py'))
+    logged = newest_scalars(folder).with_name('config.py')  # a test leaves a newer one, with its own load_from
+    configs = [logged] if logged.is_file() else sorted(folder.glob('*.py'))
     if not configs:
-        raise ValueError(f'{folder} holds no config, neither */vis_data/config.py nor *.py.')
+        raise ValueError(f'{folder} holds no config, neither {logged.relative_to(folder)} nor *.py.')
     return Run(folder.resolve().name, Config.fromfile(configs[-1]), train, val)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.distributed as dist
@@ -38,6 +38,8 @@ class LocalDistributedDataParallel(MMDistributedDataParallel):
     Raises:
         ValueError: If `static_graph` is on: DDP would count the local losses of shared heads into the graph.
     """
+
+    given_keys: ClassVar[tuple[str, ...]] = ('module',)
 
     def __init__(self, module: nn.Module, *args: Any, broadcast_buffers: bool = False, **kwargs: Any) -> None:
         if switch('model_wrapper_cfg.static_graph', kwargs.get('static_graph', False)):

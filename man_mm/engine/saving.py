@@ -14,7 +14,7 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from ..registry import HOOKS, strict_keys
 
@@ -75,7 +75,7 @@ class SafeCheckpointHook(CheckpointHook):
     resume from. Here a checkpoint is written aside, forced to the disk and renamed, `last_checkpoint` follows, and only
     then are old ones deleted. So the disk holds one checkpoint more than `max_keep_ckpts` for a moment.
 
-    Before a run it deletes what a killed one left half written. If `last_checkpoint` names a file that is missing or
+    Before training it deletes what a killed run left half written. If `last_checkpoint` names a file that is missing or
     cut off, it lets it name the newest complete checkpoint beside it, with a warning. A key that is misspelt is an
     error before training, not at the first save.
 
@@ -85,8 +85,12 @@ class SafeCheckpointHook(CheckpointHook):
     backend_args: dict[str, Any] | None
 
     def before_run(self, runner: Runner) -> None:
-        """Mend what a killed run left behind; here, because the runner loads before it trains."""
-        if is_main_process():
+        """Mend what a killed run left behind; here, because the runner loads before it trains.
+
+        A test shares its work folder with a run that may be saving just now, so only training mends.
+        """
+        trains = isinstance(runner._train_loop, BaseLoop)  # otherwise it is still a config
+        if trains and is_main_process():
             _mend(Path(runner.work_dir), self.filename_tmpl)
         barrier()
 
@@ -142,6 +146,8 @@ def _mend(work_dir: Path, template: str) -> None:
     pointer = work_dir / POINTER
     named = pointer.read_text().strip() if pointer.is_file() else ''
     folder = Path(named).parent if named else work_dir
+    if not folder.is_dir():  # the work folder was moved, or the path is relative to another folder
+        folder = work_dir
     for leftover in (*work_dir.glob(f'*{UNFINISHED}'), *folder.glob(f'*.pth{UNFINISHED}')):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     if not pointer.is_file() or (named and (Path(named).is_dir() or zipfile.is_zipfile(named))):

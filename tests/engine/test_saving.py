@@ -150,7 +150,11 @@ def missing(folder):
     (folder / 'epoch_2.pth').unlink()
 
 
-@pytest.mark.parametrize(('harm', 'expected'), [(empty_pointer, 2), (cut_off, 1), (missing, 1)])
+def moved(folder):
+    (folder / 'last_checkpoint').write_text(str(folder / 'before it was moved' / 'epoch_2.pth'))
+
+
+@pytest.mark.parametrize(('harm', 'expected'), [(empty_pointer, 2), (cut_off, 1), (missing, 1), (moved, 2)])
 def test_resume_takes_the_newest_complete_checkpoint(root, tmp_path, saved, harm, expected):
     shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
@@ -168,6 +172,18 @@ def saved(root, tmp_path_factory):
     runner(cfg).train()
     assert names(folder) == ['epoch_1.pth', 'epoch_2.pth']
     return folder
+
+
+def test_only_training_deletes_what_is_half_written(root, tmp_path):
+    """A test of an earlier checkpoint, in the work folder of a run that is saving, leaves that run's file alone."""
+    run = runner(config(root, tmp_path))
+    half = tmp_path / 'epoch_2.pth.part'
+    half.touch()
+    run.call_hook('before_run')
+    assert half.exists()
+    run._train_loop = run.build_train_loop(run._train_loop)
+    run.call_hook('before_run')
+    assert not half.exists()
 
 
 def test_the_best_checkpoint_is_deleted_only_when_the_better_one_is_complete(root, tmp_path, monkeypatch):

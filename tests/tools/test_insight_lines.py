@@ -63,11 +63,12 @@ def test_cka_compares_the_reference_with_all_others_and_is_drawn(run, options, t
     weights['backbone.layer3.0.conv1.weight'] = torch.ones_like(weights['backbone.layer3.0.conv1.weight'])
     torch.save(dict(state_dict=weights), tmp_path / 'other.pth')
     models = (CONFIG, 'none', CONFIG, 'same.pth', CONFIG, 'other.pth')
-    switches = ('--images', 4, '--batch', 4, '--json', 'cka.json')
+    switches = ('--images', 400, '--batch', 4, '--json', 'cka.json')
     run('cka.py', *models, '--names', 'BP', 'BP', 'DGL', *switches, '--cfg-options', *options)
     report = json.loads((tmp_path / 'cka.json').read_text())
     assert [(pair['first'], pair['second']) for pair in report['pairs']] == [(0, 1), (0, 2), (1, 2)]
     assert report['layers'] == ['stem', 'layer1.0', 'layer2.0', 'layer3.0']
+    assert report['images'] < 400  # those that were there
     same, other, again = ([row[i] for i, row in enumerate(pair['cka'])] for pair in report['pairs'])
     assert same == [1] * 4 and other == again and other[:3] == [1] * 3 and other[3] < 1
     assert report['models'][2] == dict(name='DGL', config=CONFIG.name, checkpoint='other.pth')
@@ -122,6 +123,9 @@ def work_dirs(tmp_path_factory):
         changed = config.read_text().replace(old, new)
         assert changed != config.read_text()
         config.write_text(changed)
+        tested = root / name / '99991231_235959/vis_data/config.py'  # a test of its checkpoint, after it
+        tested.parent.mkdir(parents=True)
+        tested.write_text(f"{changed}\nload_from = '{name}.pth'\n")
     (scalars,) = (root / 'seed1').glob('*/vis_data/scalars.json')
     scalars.write_text(re.sub(r'"loss": [\d.]+', '"loss": 7.0', scalars.read_text()))
     return root

@@ -120,6 +120,7 @@ def test_upstreams_classifier_scores_the_same_to_the_bit_from_the_published_file
 
 
 def test_a_published_editor_restores_the_same_to_the_bit(tmp_path, monkeypatch):
+    """By the model itself: `mmagic.apis`, its inferencer, does not import beside the mediapipe of the set-up."""
     local, plain = (restoration.make(restoration.editor(num_modules=k), seed=i).eval() for i, k in enumerate((3, None)))
     torch.save(dict(meta={}, state_dict=local.state_dict()), tmp_path / 'in.pth')
     publish(monkeypatch, tmp_path / 'in.pth', tmp_path / 'out.pth')

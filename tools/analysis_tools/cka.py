@@ -7,8 +7,10 @@ other, so that seeds of one method tell how alike two models can be expected to 
 import argparse
 import json
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from models_line import add_models, facts, load_models
 from plot_layers import draw
@@ -38,20 +40,21 @@ def main() -> None:
     references = [i for i, name in enumerate(names) if name == names[0]]
     others = [i for i, name in enumerate(names) if name != names[0]]
     pairs = [*combinations(references, 2), *((i, j) for j in others for i in references)]
+    sizes: list[int] = []
     try:
-        batches = evaluation_batches(configs[0], args.images, args.batch, args.split)
+        layers = args.layers or common_units(names, models)
+        batches = noted(evaluation_batches(configs[0], args.images, args.batch, args.split), sizes)
         matrices = compare_layers(models, pairs, batches, args.layers, args.pooled)
-        layers = [list(args.layers or unit_names(models[i])) for i in (0, -1)]
     except ValueError as error:
         sys.exit(str(error))
     report = dict(
         **facts(args, names),
         kind='cka',
         features='means over positions' if args.pooled else 'whole maps',
-        images=args.images // args.batch * args.batch,
+        images=sum(sizes),  # a data set may have fewer than --images
         batch=args.batch,
         split=args.split,
-        layers=layers[0],
+        layers=layers,
         pairs=[
             dict(first=first, second=second, cka=[[round(value, 4) for value in row] for row in matrix.tolist()])
             for (first, second), matrix in zip(pairs, matrices, strict=True)
@@ -62,6 +65,22 @@ def main() -> None:
         args.json.write_text(json.dumps(report) + '\n')
     if args.out:
         draw(report, args.out)
+
+
+def common_units(names: Sequence[str], models: Sequence[Any]) -> list[str]:
+    """Names of the units of all backbones, which have to be the same: a curve compares equal layers."""
+    units = [list(unit_names(model)) for model in models]
+    for name, own in zip(names, units, strict=True):
+        if own != units[0]:
+            raise ValueError(f'backbones of {names[0]} and {name} have other units: name layers of both by --layers.')
+    return units[0]
+
+
+def noted(batches: Iterable[Any], sizes: list[int]) -> Iterator[Any]:
+    """Batches; how many images each has goes to `sizes`."""
+    for batch in batches:
+        sizes.append(len(batch['inputs']))
+        yield batch
 
 
 def print_curves(report: dict) -> None:

@@ -65,9 +65,7 @@ def draw_heat_maps(figure: plt.Figure, matrices: dict[str, list], layers: list[s
     for axis, (name, stack) in zip(axes, matrices.items(), strict=True):
         image = axis.imshow(np.mean(stack, 0), vmin=0, vmax=1, cmap='cividis', origin='lower')
         axis.set_title(name)
-        axis.set_xticks(
-            places, [layers[i] for i in places], rotation=50, ha='right', rotation_mode='anchor', fontsize=8
-        )
+        axis.set_xticks(places, [layers[i] for i in places], **SLANTED)
         axis.set_yticks(places, [layers[i] for i in places], fontsize=8)
         axis.grid(False)
     axes[0].set_ylabel(f'layers of {reference}')

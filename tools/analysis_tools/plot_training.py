@@ -44,6 +44,9 @@ def main() -> None:
         runs = [read_scalars(folder)[0] for folder in args.work_dirs]
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from None
+    for folder, rows in zip(args.work_dirs, runs, strict=True):
+        if not rows:
+            raise SystemExit(f'{folder} has logged no step of training yet.')
     save(draw(runs, args.names or [folder.name for folder in args.work_dirs], args.smooth), args.picture)
 
 

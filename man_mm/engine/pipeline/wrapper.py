@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -53,6 +53,8 @@ class LocalPipeline(nn.Module):
     Raises:
         ValueError: If an argument is out of range, or there is no process group.
     """
+
+    given_keys: ClassVar[tuple[str, ...]] = ('module',)
 
     def __init__(self, module: nn.Module, split: str | Sequence[int] = BALANCED, in_flight: int = 2) -> None:
         super().__init__()

@@ -1,0 +1,23 @@
+# Your model, your backbone, your auxiliary; the data, the schedule and the hook are ours.
+_base_ = [
+    './man_mm.py',
+    'mmdet::_base_/default_runtime.py',
+    'man_mm::_base_/shapes_detection.py',
+    'man_mm::_base_/shapes_schedule.py',
+    'man_mm::_base_/local_learning.py',
+]
+custom_imports = dict(imports=['my_project'], allow_failed_imports=False)
+model = dict(
+    type='Counter',
+    backbone=dict(
+        type='man_mm.LocalBackbone',
+        backbone=dict(type='PlainNet', width=8),
+        num_modules=3,
+        auxiliary=dict(type='MeanProbe'),
+    ),
+    channels=64,
+    data_preprocessor=dict(type='DetDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]),
+)
+optim_wrapper = dict(type='man_mm.LocalOptimWrapper')
+val_dataloader = val_evaluator = val_cfg = None
+test_dataloader = test_evaluator = test_cfg = None

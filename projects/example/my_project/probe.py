@@ -1,0 +1,32 @@
+"""An auxiliary of your own: what trains a module."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from man_mm.auxiliary.base import Auxiliary
+from man_mm.local import Place
+from man_mm.registry import strict_keys
+
+__all__ = ['MeanProbe']
+
+
+@MODELS.register_module()
+@strict_keys
+class MeanProbe(Auxiliary):
+    """A linear layer from the mean of the module's output to the vector that the model's head reads.
+
+    Args:
+        place: The module that it trains.
+        kwargs: See `Auxiliary`.
+    """
+
+    def __init__(self, place: Place, **kwargs: Any) -> None:
+        super().__init__(place, **kwargs)
+        self.project = nn.Linear(place.map_shape('MeanProbe')[0], place.shapes()[-1][0])
+
+    def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Tensor:
+        """(N, C) for the module's output `x` (N, C', H, W)."""
+        return self.project(x.mean((2, 3)))
