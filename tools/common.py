@@ -17,6 +17,7 @@ from man_mm.analysis.plan import Plan, asks_for_plan, make_plan
 from man_mm.compat import prepare_cpu_processes, read_config
 from man_mm.config_keys import misspelt_keys
 from man_mm.engine.setup_record import refuse_different_ranks
+from man_mm.registry import MODEL_WRAPPERS
 
 SAME_FOR_ALL_RANKS = (
     'model',
@@ -59,9 +60,18 @@ def load_config(args: argparse.Namespace) -> Config:
     if os.environ['LOCAL_RANK'] == '0':
         for sentence in misspelt_keys(cfg):
             print(f'Warning: {sentence}', file=sys.stderr)
+    refuse_unknown_wrapper(cfg)
     host_of(cfg).set_loader_defaults()
     prepare_cpu_processes(cfg)
     return cfg
+
+
+def refuse_unknown_wrapper(cfg: Config) -> None:
+    """A misspelt wrapper of ours would be an error in the runner that names nothing."""
+    name = (cfg.get('model_wrapper_cfg') or {}).get('type')
+    if isinstance(name, str) and name.startswith('man_mm.') and MODEL_WRAPPERS.get(name) is None:
+        known = [f'man_mm.{own}' for own in sorted(MODEL_WRAPPERS.module_dict)]
+        sys.exit(f'model_wrapper_cfg.type={name!r} is not known. Ours are {known}.')
 
 
 def refuse_different_configs(cfg: Config) -> None:

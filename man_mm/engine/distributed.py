@@ -75,6 +75,10 @@ class LocalDistributedDataParallel(MMDistributedDataParallel):
             self._messages.send_rest()
         self._messages.wait()
 
+    def forget_modules(self) -> None:
+        """Drop what a step that failed has left on its way."""
+        self._messages.forget()
+
     @property
     def bytes_in_flight(self) -> int:
         """Bytes of gradients on their way now."""
@@ -131,6 +135,10 @@ class _Messages:
             work.wait()
             message.open()
         self._on_their_way.clear()
+
+    def forget(self) -> None:
+        self._on_their_way.clear()
+        self._sent.clear()
 
     @property
     def nbytes(self) -> int:

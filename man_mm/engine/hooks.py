@@ -118,7 +118,7 @@ class FeatureBankHook(Hook):
             return  # refused where training starts; a test needs none
         backbone = find_local_backbone(host)
         check_fit(checkpoint, host, backbone)
-        if runner._resume:
+        if runner._resume and isinstance(runner.optim_wrapper, OptimWrapper):  # a test has none
             check_resume(checkpoint, structure(backbone, runner.optim_wrapper), host)
 
     def after_train(self, runner: Runner) -> None:

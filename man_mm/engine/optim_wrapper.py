@@ -109,6 +109,12 @@ class LocalOptimWrapper(OptimWrapper):
         ):
             yield
 
+    def _forget_failed_step(self) -> None:
+        self.local_losses.clear()
+        self._waiting = None
+        if self._reducer is not None:
+            self._reducer.forget_modules()
+
     def local_backward(self, losses: Mapping[str, Tensor | list[Tensor]], module: int) -> None:
         """Back-propagate the local losses of `module` and free its graph.
 

@@ -1,9 +1,13 @@
 """Gradients of a module travel in one message, and become views of it."""
 
+import pytest
 import torch
 from torch import nn
 
+from man_mm.engine import PipelineHook
 from man_mm.engine.distributed import _Message
+
+from ..training import fake_runner
 
 
 def parameters():
@@ -52,3 +56,9 @@ def test_a_parameter_without_gradient_in_all_processes_keeps_none():
     _, ranks = exchange([None, *like(1.0)[1:]], [None, *like(4.0)[1:]])
     for rank in ranks:
         assert rank[0].grad is None and torch.equal(rank[1].grad, torch.full_like(rank[1], 2.5))
+
+
+def test_the_hook_of_a_pipeline_refuses_several_processes_without_one():
+    with pytest.raises(ValueError, match=r'PipelineHook, but 2 processes train by Linear: set model_wrapper_cfg=dict'):
+        PipelineHook().before_train(fake_runner(model=nn.Linear(1, 1), world_size=2))
+    PipelineHook().before_train(fake_runner(model=nn.Linear(1, 1), world_size=1))

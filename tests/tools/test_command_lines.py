@@ -40,6 +40,13 @@ def test_misspelt_key_is_named_with_the_legal_ones():
     assert "{'num_module': 4}" in result.stderr and "'num_modules'" in result.stderr
 
 
+def test_a_misspelt_wrapper_of_the_model_is_named_with_ours(tmp_path):
+    options = ('--cfg-options', 'model_wrapper_cfg.type=man_mm.LocalPipelin')
+    result = python('train.py', MAN, '--work-dir', tmp_path, *options)
+    assert result.returncode == 1
+    assert "'man_mm.LocalPipelin' is not known" in result.stderr and "'man_mm.LocalPipeline'" in result.stderr
+
+
 def test_amp_keeps_the_local_wrapper(tmp_path):
     """On a machine without GPU upstream's AMP refuses to start; it must be ours that refuses."""
     arguments = ('--amp', '--cfg-options', 'optim_wrapper.type=NoSuchWrapper')

@@ -22,7 +22,7 @@ OWN = ('train/local_', 'train/grad_norm', 'train/idle_')
 @HOOKS.register_module()
 @strict_keys
 class PipelineHook(Hook):
-    """What a `LocalPipeline` needs of the runner; in a run without one it does nothing.
+    """What a `LocalPipeline` needs of the runner; in a run of one process it does nothing.
 
     Only the first process reads data. Weights, buffers and optimizer state of all modules come together before
     validation, before a checkpoint is saved and after training: a checkpoint is that of a run in one process, and each
@@ -46,9 +46,11 @@ class PipelineHook(Hook):
         """Check, and begin with the same weights in all processes.
 
         Raises:
-            ValueError: If data, optim wrapper or model would make processes depend on each other.
+            ValueError: If data, optim wrapper or model would make processes depend on each other, or if there are
+                several processes and no `LocalPipeline`.
         """
         if not isinstance(runner.model, LocalPipeline):
+            _refuse_other_wrappers(runner)
             return
         refuse_split_data(runner)
         self._pipeline = runner.model
@@ -119,3 +121,13 @@ class PipelineHook(Hook):
                 for value in values:
                     runner.message_hub.update_scalar(key, value)
         self._clock = (time.perf_counter(), self._pipeline.seconds_waited)  # this wait is none of the pipeline
+
+
+def _refuse_other_wrappers(runner: Runner) -> None:
+    """With `man_mm.WholeSampler`, which goes with this hook, all processes would train on the same data."""
+    if runner.world_size > 1:
+        raise ValueError(
+            f'custom_hooks has man_mm.PipelineHook, but {runner.world_size} processes train by '
+            f"{type(runner.model).__name__}: set model_wrapper_cfg=dict(type='man_mm.LocalPipeline'), or take the hook "
+            'and man_mm.WholeSampler out.'
+        )
