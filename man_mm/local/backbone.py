@@ -113,12 +113,7 @@ class LocalBackbone(TransparentWrapper):
         # some families keep the switch in their blocks alone
         self._checkpoints = any(getattr(layer, 'with_cp', False) for layer in self.backbone.modules())
         check_auxiliary(auxiliary, self.num_modules)
-        shapes = cache(lambda: unit_shapes(self.backbone, self.unrolled, probe_size))
-        places = [
-            Place(self.backbone, self.unrolled, self.partition, module, shapes)
-            for module in range(self.num_modules - 1)
-        ]
-        self.auxiliaries, self.groups = build_auxiliaries(auxiliary, places, share)
+        self.auxiliaries, self.groups = build_auxiliaries(auxiliary, self._places(probe_size), share)
         self.train_every = checked_train_every(train_every, self.num_modules)
         self.tail_chunks = checked_tail_chunks(
             tail_chunks, self.num_modules, type(self.backbone).__name__, self.unrolled.tail
@@ -136,6 +131,12 @@ class LocalBackbone(TransparentWrapper):
         for note in result.notes:
             print_log(f'LocalBackbone: {note}', logger='current', level=logging.WARNING)
         return result
+
+    def _places(self, probe_size: tuple[int, int]) -> list[Place]:
+        """Where auxiliaries stand."""
+        shapes = cache(lambda: unit_shapes(self.backbone, self.unrolled, probe_size))
+        modules = range(self.num_modules - 1)
+        return [Place(self.backbone, self.unrolled, self.partition, module, shapes) for module in modules]
 
     @property
     def num_modules(self) -> int:

@@ -26,9 +26,7 @@ def probe(net: nn.Module, size: tuple[int, int], device: str) -> tuple[nn.Module
     own = copy.deepcopy(net)
     for module in own.modules():  # not by `own.to()`, which cannot exchange fake tensors
         for tensors in cast(tuple[dict[str, Any], ...], (module._parameters, module._buffers)):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    tensors[name] = _moved(tensor, device)
+            tensors.update({name: _moved(tensor, device) for name, tensor in tensors.items() if tensor is not None})
     own.eval()  # on a line of its own: the ResNets of mmdet return None here
     return own, torch.zeros(1, image_channels(net) or 3, *size, device=device)
 

@@ -157,6 +157,16 @@ def crop(job: Job) -> None:
         write(path, cv2.imencode('.png', square, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes())
 
 
+def crop_all(jobs: list[Job], title: str, workers: int) -> None:
+    with ThreadPoolExecutor(workers) as pool:  # threads, as OpenCV works without Python's lock
+        futures = [pool.submit(crop, job) for job in jobs]
+        try:
+            for future in track(as_completed(futures), title, len(jobs)):
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def make(folders: list[Folder], jobs: list[Job], recipe: dict, annotation: Path, workers: int) -> None:
     """Make the crops that are missing, then write the annotation file. Images begun are finished in any case."""
     present: set[Path] = set()
@@ -167,13 +177,7 @@ def make(folders: list[Folder], jobs: list[Job], recipe: dict, annotation: Path,
     missing = [job for job in jobs if not job.crops.keys() <= present]
     if missing:
         annotation.unlink(missing_ok=True)
-        with ThreadPoolExecutor(workers) as pool:  # threads, as OpenCV works without Python's lock
-            futures = [pool.submit(crop, job) for job in missing]
-            try:
-                for future in track(as_completed(futures), f'{len(missing)} of {len(jobs)} images', len(missing)):
-                    future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        crop_all(missing, f'{len(missing)} of {len(jobs)} images', workers)
     names = [path.name for job in jobs for path in job.crops if path.parent == folders[0].target]
     write(annotation, ''.join(f'{name} ({recipe["size"]},{recipe["size"]},3)\n' for name in names).encode())
     print(f'{annotation}: {len(names)} crops in each of {", ".join(str(folder.target) for folder in folders)}')
