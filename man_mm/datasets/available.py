@@ -15,18 +15,23 @@ def missing_data(cfg: Mapping[str, Any], loaders: tuple[str, ...]) -> str | None
         cfg: A whole config.
         loaders: Keys of the data loaders to look at, e.g. `('train_dataloader', 'val_dataloader')`.
     """
+    for place, dataset, key, path in _files(cfg, loaders):
+        state = _state(path)
+        if state is not None:
+            root = dataset.get('data_root') or osp.dirname(path)
+            return (
+                f'The data set is missing: {place}.{key} is {path!r}, which {state}. Put the data under '
+                f'{root!r} (relative to {osp.abspath(".")!r}), laid out as this config says and as upstream '
+                f'prepares it, or link it there, or set {place}.data_root.'
+            )
+    return None
+
+
+def _files(cfg: Mapping[str, Any], loaders: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, Any], str, str]]:
+    """Every path that a data set reads, with the place of the set in the config, the set, and the path's key."""
     for loader in loaders:
         for place, dataset in _sets(cfg.get(loader), loader):
-            for key, path in _paths(dataset):
-                state = _state(path)
-                if state is not None:
-                    root = dataset.get('data_root') or osp.dirname(path)
-                    return (
-                        f'The data set is missing: {place}.{key} is {path!r}, which {state}. Put the data under '
-                        f'{root!r} (relative to {osp.abspath(".")!r}), laid out as this config says and as upstream '
-                        f'prepares it, or link it there, or set {place}.data_root.'
-                    )
-    return None
+            yield from ((place, dataset, key, path) for key, path in _paths(dataset))
 
 
 def _state(path: str) -> str | None:
