@@ -88,8 +88,8 @@ def check_resume(checkpoint: Mapping[str, Any], own: Mapping[str, str], model: n
     Raises:
         ValueError: Naming what differs, and how to start from the weights alone.
     """
-    stored = checkpoint.get('meta', {}).get('local_learning')
-    kept = {**(own if stored is None else stored), **_tensors(_state_dict(checkpoint))}
+    stored = checkpoint.get('meta', {}).get('local_learning', {})  # may be of a version that noted less, or more
+    kept = {**{key: stored.get(key, value) for key, value in own.items()}, **_tensors(_state_dict(checkpoint))}
     wanted = {**own, **_tensors(model.state_dict())}
     if kept != wanted:
         differences = _differences(wanted, kept, 'the config', 'the checkpoint')

@@ -135,6 +135,7 @@ def test_the_search_finds_in_any_landscape_what_a_look_at_all_finds(seed):
             assert len(made) <= len(settings) / 2 + 1
 
 
+@pytest.mark.long
 def test_an_impossible_budget_says_how_far_off_the_least_setting_is_and_what_it_consists_of(table):
     plan = make_plan(config(budget='1MiB'))
     least = min(plan.estimates, key=lambda estimate: estimate.peak_bytes)

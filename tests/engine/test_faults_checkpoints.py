@@ -159,6 +159,15 @@ def test_a_checkpoint_without_our_record_is_judged_by_its_tensors(root, checkpoi
         load(root, tmp_path / 'other', tmp_path / 'old.pth', resume=True, model=retinanet(3))
 
 
+def test_a_record_of_another_version_is_compared_in_what_both_note(root, checkpoint, tmp_path):
+    content = torch.load(checkpoint)
+    record = content['meta']['local_learning']
+    del record['optimizer']
+    record['noted later'] = 'something'
+    torch.save(content, tmp_path / 'other_version.pth')
+    load(root, tmp_path / 'run', tmp_path / 'other_version.pth', resume=True)
+
+
 def test_a_checkpoint_that_fits_nowhere_is_refused_and_one_that_hardly_fits_is_a_warning(root, tmp_path, capfd):
     weights = runner(run_config(root, tmp_path)).model.state_dict()
     backbone = {key.removeprefix('backbone.'): value for key, value in weights.items() if key.startswith('backbone.')}

@@ -37,7 +37,9 @@ TIME = {'step_s', 'step_s_range', 'step_ratio', 'predict_images_per_s'}
 def load(name):
     spec = importlib.util.spec_from_file_location(name, TOOLS / f'{name}.py')
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TOOLS)  # as python does for a script
+        spec.loader.exec_module(module)
     return module
 
 
@@ -272,7 +274,7 @@ def test_every_kind_has_a_colour():
     ],
 )
 def test_names_leave_out_what_all_share(stems, expected):
-    assert load('plot_memory').labels(stems) == expected
+    assert load('style').short_names(stems) == expected
 
 
 @pytest.mark.parametrize('report', [dict(rows=[]), {}, dict(rows=[dict(config='a.py', peak_mib=1.0)])], ids=str)

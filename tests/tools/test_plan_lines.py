@@ -111,6 +111,7 @@ def test_batch_size_and_budget_of_the_command_line_count(folder):
     assert plain.train_dataloader.batch_size == 3 and plain.model.backbone.num_modules == 1
 
 
+@pytest.mark.long
 def test_nothing_is_trained_and_written_where_nothing_fits(folder):
     lines = (
         ('analysis_tools/plan.py', '--out', folder / 'none.py'),

@@ -95,6 +95,7 @@ def test_the_written_image_is_the_prediction_channel_for_channel(data):
     assert image[20, 20].tolist() == [0, 128, 255]  # OpenCV reads blue, green, red
 
 
+@pytest.mark.long
 def test_a_resumed_run_ends_like_an_unbroken_one(data):
     assert train(data, data / 'whole').returncode == 0
     assert train(data, data / 'broken', options=['train_cfg.max_iters=2', 'train_cfg.val_interval=2']).returncode == 0
@@ -102,6 +103,7 @@ def test_a_resumed_run_ends_like_an_unbroken_one(data):
     assert_equal(*(torch.load(data / run / 'iter_4.pth')['state_dict'] for run in ('broken', 'whole')))
 
 
+@pytest.mark.long
 def test_each_config_has_a_folder_of_its_own(data):
     for name in ('man/edsr_x2_man_k4_photos', 'bp/edsr_x2_bp_photos'):
         options = [option.replace('.backbone', '') if '_bp_' in name else option for option in options_for(data)]
