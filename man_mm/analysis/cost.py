@@ -85,9 +85,9 @@ def _watching(step: TrainStep, meter: PeakMemory) -> Iterator[None]:
                 stack.callback(handle.remove)
         backbone = step.local_backbone
         if backbone is not None:
-            names = {backbone.partition.span(m)[0]: str(m) for m in range(backbone.num_modules - 1)}
+            last = backbone.num_modules - 1
             _wrap(stack, backbone.bank, 'put', after=lambda *_: _assign_bank(meter, backbone.bank))
-            _wrap(stack, backbone.unrolled, 'run', before=lambda _, start, *__: meter.mark(names.get(start, MAIN)))
+            _wrap(stack, backbone, 'run_module', before=lambda m, *_: meter.mark(MAIN if m == last else str(m)))
         meter.mark(MAIN if backbone is None else '0')
         yield
 

@@ -69,7 +69,7 @@ def _reads(backbone: LocalBackbone, module: int, unit: Unit) -> bool:
     if module == backbone.num_modules - 1:
         return not unit.pooled
     auxiliary = backbone.auxiliary_of(module)
-    return backbone.reads_bank and (auxiliary.reads_pooled if unit.pooled else auxiliary.reads_taps)
+    return backbone.bank.is_lent and (auxiliary.reads_pooled if unit.pooled else auxiliary.reads_taps)
 
 
 def _trainable(parameters: Iterable[nn.Parameter]) -> int:

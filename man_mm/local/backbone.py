@@ -2,15 +2,12 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import cache
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
-from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS, strict_keys, switch
 from .bank import FeatureBank
@@ -20,32 +17,15 @@ from .host import on_sibling
 from .out_of_memory import explain_out_of_memory
 from .partition import Partition, partition
 from .place import Place, unit_shapes
+from .readout import Readout
 from .settings import bank_precision, check_auxiliary, checked_tail_chunks, checked_train_every, planned
 from .share import build_auxiliaries
 from .signal import LocalBackward, current_local_backward
+from .tail import finish
 from .transparent import TransparentWrapper
 from .unroll import Unrolled, unroll
 
 __all__ = ['LocalBackbone', 'find_local_backbone']
-
-
-class Readout(Protocol):
-    """What a `LocalBackbone` asks of a readout."""
-
-    num_losses: int
-    """Local losses of the iteration, and the main loss."""
-
-    def task(self, auxiliary: nn.Module, inputs: Any, targets: Any) -> Any:
-        """What an auxiliary asks of the model for one batch."""
-
-    def check_batch(self, inputs: Any, targets: Any) -> None:
-        """Raise ValueError if the model cannot train on a batch."""
-
-    def sharing(self, auxiliary: nn.Module) -> AbstractContextManager[None]:
-        """Wraps a local loss and its backward."""
-
-    def detach(self) -> None:
-        """Stop to listen to the model."""
 
 
 @MODELS.register_module()
@@ -77,6 +57,10 @@ class LocalBackbone(TransparentWrapper):
         tail_chunks: Run the backbone's own layers behind the last unit, e.g. EDSR's upsampler, on that many parts of
             the batch, one after the other, and recompute them in backward: only one part's activations are ever alive.
             For layers that look at one image at a time.
+        overlap: o: a module but the first one begins o units before its own, from their detached input, and trains
+            them too: the gradients of both losses add up there, and more of the backbone sees the main loss
+            (overlapping local updates: Laskin et al., 2020; LoCo: Xiong et al., 2020). These units run twice in a step,
+            and so do their running statistics.
         memory_budget: With `num_modules='auto'`: memory of a training step, e.g. `6GiB`, or a number of bytes.
 
     Raises:
@@ -95,15 +79,15 @@ class LocalBackbone(TransparentWrapper):
         share: str = 'none',
         train_every: int = 1,
         tail_chunks: int = 1,
+        overlap: int = 0,
         memory_budget: str | int | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         num_modules = planned(num_modules, memory_budget)
         super().__init__(MODELS.build(backbone), init_cfg)
         self.unrolled: Unrolled = unroll(self.backbone)
-        self.partition = self._cut(num_modules, partition, probe_size)
-        self.reads_bank = switch('bank', bank)
-        self.bank = FeatureBank(bank_precision(bank_dtype))
+        self.partition = self._cut(num_modules, partition, probe_size, overlap)
+        self.bank = FeatureBank(bank_precision(bank_dtype), is_lent=switch('bank', bank))
         self.readout: Readout | None = None
         self.handover: Handover | None = None
         """Where a training forward begins, if another process runs the modules before."""
@@ -123,11 +107,13 @@ class LocalBackbone(TransparentWrapper):
         if any(auxiliary.head != 'shared' for auxiliary in self.auxiliaries):
             on_sibling(self, LocalBackbone._adopt_head)
 
-    def _cut(self, num_modules: int, policy: str | Sequence[str], probe_size: tuple[int, int]) -> Partition:
+    def _cut(
+        self, num_modules: int, policy: str | Sequence[str], probe_size: tuple[int, int], overlap: int
+    ) -> Partition:
         units = self.unrolled.units
         frozen = [not any(p.requires_grad for p in unit.parameters(self.backbone)) for unit in units]
         costs = activation_bytes(self.backbone, self.unrolled, probe_size) if policy == 'memory' else None
-        result = partition([unit.name for unit in units], num_modules, policy, frozen, costs)
+        result = partition([unit.name for unit in units], num_modules, policy, frozen, costs, overlap)
         for note in result.notes:
             print_log(f'LocalBackbone: {note}', logger='current', level=logging.WARNING)
         return result
@@ -174,11 +160,11 @@ class LocalBackbone(TransparentWrapper):
         start, stop = self.handover or Handover(0, x, {}), self.num_modules - 1
         if self.stop is not None:
             x = self.learn(start, self.stop, local_backward, readout)
-            raise HandedOver(Handover(self.stop, x.detach(), self.bank.taps()))
+            raise HandedOver(Handover(self.stop, x, self.bank.taps()))
         x = self.learn(start, stop, local_backward, readout)
         with explain_out_of_memory('forward', self.partition.name(stop)):
-            x, taps = self._run(stop, x)
-        return self._finish(x, {**self.bank.taps(), **taps})
+            x, _, taps = self.run_module(stop, x)
+        return finish(self.unrolled, self.backbone, x, {**self.bank.taps(), **taps}, self.tail_chunks)
 
     def learn(self, start: Handover, stop: int, local_backward: LocalBackward, readout: Readout) -> Tensor:
         """Run the modules from `start` on and before `stop`, train each by its local loss, bank its taps.
@@ -190,7 +176,7 @@ class LocalBackbone(TransparentWrapper):
             readout: Turns an auxiliary's features into losses.
 
         Returns:
-            The output of the last module that was run. Its graph is spent.
+            The input of module `stop`, detached.
         """
         trains = [(self.bank.step + module) % self.train_every == 0 for module in range(self.num_modules - 1)]
         readout.num_losses = sum(trains) + 1
@@ -198,51 +184,52 @@ class LocalBackbone(TransparentWrapper):
             self.bank.put(name, tap)
         x = start.x
         for module in range(start.module, stop):
-            name = self.partition.name(module)
-            with explain_out_of_memory('forward', name):
-                x, taps = self._run(module, x, trains[module])
-            if trains[module]:
-                auxiliary = self.auxiliary_of(module)
-                with readout.sharing(auxiliary), explain_out_of_memory('local loss', name):
-                    local_backward(self._local_losses(auxiliary, x, taps, readout), module)
-            self._put(taps)
+            x = self._learn_module(module, x, local_backward if trains[module] else None, readout)
         return x
 
-    def _finish(self, x: Tensor, taps: dict[str, Tensor]) -> Any:
-        """What the backbone returns, of the last unit's output and all taps."""
-        if self.tail_chunks == 1:
-            return self.unrolled.finish(self.backbone, x, taps)
-        parts = zip(x.chunk(self.tail_chunks), *(tap.chunk(self.tail_chunks) for tap in taps.values()), strict=True)
-        results = [checkpoint(self._finish_part, tuple(taps), *part, use_reentrant=False) for part in parts]
-        return tree_map(lambda *pieces: torch.cat(pieces), *results)
+    def _learn_module(self, module: int, x: Tensor, local_backward: LocalBackward | None, readout: Readout) -> Tensor:
+        """Run a module on its input, train it unless it is idle, bank its taps; return the next one's input.
 
-    def _finish_part(self, names: tuple[str, ...], x: Tensor, *taps: Tensor) -> Any:
-        return self.unrolled.finish(self.backbone, x, dict(zip(names, taps, strict=True)))
+        In a scope of its own: no variable may hold a graph while the next module runs.
+        """
+        name = self.partition.name(module)
+        with explain_out_of_memory('forward', name):
+            x, following, taps = self.run_module(module, x, local_backward is not None)
+        if local_backward is not None:
+            auxiliary = self.auxiliary_of(module)
+            with readout.sharing(auxiliary), explain_out_of_memory('local loss', name):
+                local_backward(self._local_losses(auxiliary, x, taps, readout), module)
+        for tap, feature in taps.items():
+            if tap in self.banked:
+                self.bank.put(tap, feature.detach().mean((2, 3)) if self.banked[tap].pooled else feature)
+        return following
 
     def _local_losses(self, auxiliary: Any, x: Tensor, taps: Mapping[str, Tensor], readout: Readout) -> dict[str, Any]:
         """The task's losses on a module's output `x`. The module's own `taps` carry its graph, banked ones none."""
         task = readout.task(auxiliary, self.bank.inputs, self.bank.targets)
-        return auxiliary.local_losses(x, {**self._earlier_taps(), **taps}, task)
+        return auxiliary.local_losses(x, {**self.bank.lent(), **taps}, task)
 
-    def _run(self, module: int, x: Tensor, is_trained: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run one module on the detached `x`: the only live graph is this module's, none for an idle one."""
+    def run_module(self, module: int, x: Tensor, is_trained: bool = True) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Run one module on its input `x`, which is detached: the only live graph is its own, none for an idle one.
+
+        Returns:
+            Its output, the input of the next module, detached, and the taps that it made, which carry its graph.
+        """
         x = x.detach()
         if module > 0 and self._checkpoints and is_trained:
             x.requires_grad_()  # upstream's blocks are checkpointed only if their input requires a gradient
+        start, stop = self.partition.reach(module)
+        _, next_start = self.partition.last_trained(module)
         with torch.set_grad_enabled(is_trained):
-            return self.unrolled.run(self.backbone, *self.partition.span(module), x)
-
-    def _put(self, taps: Mapping[str, Tensor]) -> None:
-        """Bank a module's taps. In a scope of its own: no variable may hold a graph while the next module runs."""
-        for name, feature in taps.items():
-            if name in self.banked:
-                self.bank.put(name, feature.detach().mean((2, 3)) if self.banked[name].pooled else feature)
-
-    def _earlier_taps(self) -> Mapping[str, Tensor]:
-        taps = self.bank.taps()
-        if self.reads_bank:
-            return taps
-        return {name: tap.new_zeros(()).expand_as(tap) for name, tap in taps.items()}
+            following, taps = self.unrolled.run(self.backbone, start, next_start, x)
+            version = following._version
+            x, overlapped = self.unrolled.run(self.backbone, next_start, stop, following)
+        if following._version != version:
+            raise RuntimeError(
+                f'overlap={self.partition.overlap}: {self.partition.units[next_start]} changes its input in place, '
+                'from which the next module would begin. Describe the unit so that it starts behind that operation.'
+            )
+        return x, following.detach(), {**taps, **overlapped}
 
     def _refuse_runner_without_local_wrapper(self) -> None:
         if MessageHub.get_current_instance().get_info('loop_stage') == 'train':
@@ -260,8 +247,10 @@ class LocalBackbone(TransparentWrapper):
         return self.auxiliaries[self.groups[module]]
 
     def module_parameters(self, module: int) -> Iterator[nn.Parameter]:
-        """Parameters of a module, and of the auxiliary that trains it unless a later module uses that one too."""
-        for unit in self.unrolled.units[slice(*self.partition.span(module))]:
+        """Parameters that get their last gradient from a module: of its units, and of the auxiliary that trains it,
+        unless a later module trains or uses them too.
+        """
+        for unit in self.unrolled.units[slice(*self.partition.last_trained(module))]:
             yield from unit.parameters(self.backbone)
         if module < len(self.groups) and self.groups[module] not in self.groups[module + 1 :]:
             yield from self.auxiliary_of(module).parameters()

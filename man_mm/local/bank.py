@@ -16,10 +16,12 @@ class FeatureBank:
 
     Args:
         dtype: Store in this precision, e.g. `torch.float16`; `get` restores the original one. Default: as it comes.
+        is_lent: False lends zeros instead of the taps.
     """
 
-    def __init__(self, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, dtype: torch.dtype | None = None, is_lent: bool = True) -> None:
         self.dtype = dtype
+        self.is_lent = is_lent
         self.peak_bytes = 0
         self.is_open = False
         self.inputs: Any = None
@@ -69,6 +71,10 @@ class FeatureBank:
     def taps(self) -> Mapping[str, Tensor]:
         """All taps by name, detached."""
         return {name: self.get(name) for name in self._entries}
+
+    def lent(self) -> Mapping[str, Tensor]:
+        """What auxiliaries see of the taps."""
+        return {name: tap if self.is_lent else tap.new_zeros(()).expand_as(tap) for name, tap in self.taps().items()}
 
     @property
     def nbytes(self) -> int:
