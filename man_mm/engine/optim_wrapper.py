@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -32,7 +32,8 @@ class LocalOptimWrapper(OptimWrapper):
             With several processes it needs `man_mm.LocalDistributedDataParallel`, and a module is stepped right before
             the next one's backward: its gradients are averaged over the processes in the meantime.
         clip_grad: As in `OptimWrapper`; `per_module=True` clips every module with its auxiliary, and the rest of the
-            model, by a norm of its own instead of one norm over all.
+            model, by a norm of its own instead of one norm over all. The log tells these norms before clipping, and
+            those of the neck and of each head apart (`grad_norm/neck`).
 
     Raises:
         ValueError: If `eager_step` meets accumulation, clipping over all parameters, a loss scaler or plain DDP.
@@ -210,7 +211,21 @@ class LocalOptimWrapper(OptimWrapper):
             for p in own:
                 del rest[p]
             self._clip(own, f'local_{module:02d}/grad_norm')
+        self._log_norms(rest)
         self._clip(list(rest), 'grad_norm')
+
+    def _log_norms(self, parameters: Collection[nn.Parameter]) -> None:
+        """Log the norms of the neck's and of each head's gradients, which are clipped by the one of all."""
+        parts: dict[str, list[Tensor]] = {}
+        for name, p in self._host.named_parameters():
+            if p in parameters and p.grad is not None:
+                parts.setdefault(name.split('.')[0], []).append(p.grad)
+        if len(parts) < 2 or 'max_norm' not in self.clip_grad_kwargs:
+            return
+        for name, grads in parts.items():
+            order = self.clip_grad_kwargs.get('norm_type', 2.0)
+            norms = torch.stack([torch.linalg.vector_norm(grad, order) for grad in grads])
+            self.message_hub.update_scalar(f'train/grad_norm/{name}', float(torch.linalg.vector_norm(norms, order)))
 
     def _clip(self, parameters: list[nn.Parameter], name: str) -> None:
         if not parameters:

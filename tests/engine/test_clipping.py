@@ -40,6 +40,18 @@ def test_clipping_per_module_gives_every_module_and_the_rest_its_own_norm(auxili
     assert len(set(factors)) > 2
 
 
+@pytest.mark.parametrize('eager_step', [False, True])
+def test_norms_of_the_neck_and_of_the_shared_head_are_logged_apart_and_by_them_nothing_is_clipped(eager_step):
+    free = gradients(num_modules=4)
+    run = trainer(4, clip_grad=dict(max_norm=1e9, per_module=True), eager_step=eager_step)
+    run.step()
+    for part in ('neck', 'bbox_head'):
+        whole = norm(free, [name for name in free if name.startswith(part)])
+        logged = run.optim_wrapper.message_hub.get_scalar(f'train/grad_norm/{part}').current()
+        assert logged == pytest.approx(whole.item(), rel=1e-4)
+    assert_equal(run.gradients, {name: free[name] for name in run.gradients}, rtol=1e-5, atol=1e-8)
+
+
 def test_clipping_by_value_per_module_clips():
     run = trainer(4, clip_grad=dict(type='value', clip_value=1e-3, per_module=True))
     run.step()

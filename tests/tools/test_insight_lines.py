@@ -88,10 +88,11 @@ def test_models_without_a_checkpoint_or_that_do_not_fit_are_refused(run, options
 
 
 def test_probes_of_every_unit_are_written_and_drawn(run, options, tmp_path):
-    switches = ('--images', 4, '--batch', 4, '--json', 'probe.json', '--out', 'probe.png')
+    switches = ('--images', 400, '--batch', 4, '--json', 'probe.json', '--out', 'probe.png')
     run('probe.py', CONFIG, 'none', CONFIG, 'none', '--names', 'BP', 'MAN', *switches, '--cfg-options', *options)
     report = json.loads((tmp_path / 'probe.json').read_text())
     assert [model['name'] for model in report['models']] == ['BP', 'MAN']
+    assert report['images'] == dict(train=20, test=4)  # those that were there
     assert all(list(model['accuracy']) == report['layers'] for model in report['models'])
     assert all(0 <= score <= 100 for model in report['models'] for score in model['accuracy'].values())
     assert is_drawn(tmp_path / 'probe.png')
@@ -136,6 +137,17 @@ def test_local_losses_and_gradient_norms_of_a_run_are_drawn(run, work_dirs, tmp_
     assert is_drawn(tmp_path / 'training.png')
     with pytest.raises(SystemExit, match='no run has logged'):
         run('plot_training.py', work_dirs / 'coco', 'training.png')
+
+
+def test_norms_of_the_neck_and_of_the_head_have_lines_of_their_own(monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    draw = runpy.run_path(str(TOOLS / 'plot_training.py'))['draw']
+    norms = {'local_00/grad_norm': 3.0, 'grad_norm': 5.0, 'grad_norm/bbox_head': 4.0, 'grad_norm/neck': 3.0}
+    rows = [{'step': step, 'loss': 1.0, 'local_00/total': 2.0, **norms} for step in (1, 2, 3)]
+    figure = draw([rows, [{'step': 1, 'loss': 1.0}]], ['MAN', 'BP'], smooth=9)  # more than there are rows
+    labels = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert labels == ['module 0', 'bbox_head', 'neck']
+    assert [line.get_ydata().tolist() for line in figure.axes[1].lines[:3]] == [[3.0], [4.0], [3.0]]
 
 
 def test_detections_are_drawn_beside_the_truth(run, work_dirs, tmp_path):

@@ -8,6 +8,7 @@ of the model, the shared head among it, without to change anything, train with
 import argparse
 import re
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -20,8 +21,9 @@ from man_mm.analysis.scalars import read_scalars
 
 OWN = ('total', 'grad_norm')
 """What a module may log."""
-WHOLE = {'loss': 'main loss', 'grad_norm': 'neck and head'}
+WHOLE = {'loss': 'main loss', 'grad_norm': 'the rest'}
 """What the black line is where modules have lines of their own."""
+DASHES = ('--', ':', '-.')
 LOG_FROM = 20
 """Values that span so large a factor are drawn on a logarithmic scale."""
 
@@ -33,6 +35,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--names', nargs='+', help='a name for each run; default: those of the folders')
     parser.add_argument('--smooth', type=int, default=1, help='logged values that are averaged to one that is drawn')
     args = parser.parse_args()
+    if args.smooth < 1:
+        parser.error(f'--smooth {args.smooth}: must be 1 or more')
     if args.names and len(args.names) != len(args.work_dirs):
         parser.error(f'--names has {len(args.names)} names for {len(args.work_dirs)} work folders')
     return args
@@ -81,34 +85,41 @@ def own_keys(rows: list[dict], name: str) -> list[str]:
 
 
 def draw_series(axis: Axes, rows: list[dict], local: str, whole: str, smooth: int) -> None:
-    """Values of every module, dark to light, and in black those of the whole or the rest of the model."""
+    """Values of every module, dark to light, and in black those of the whole or of the rest of the model: of each of
+    its parts, the neck and the heads, where these were logged.
+    """
     own = own_keys(rows, local)
     colours = shades(max(len(own_keys(rows, name)) for name in OWN))  # the last module has no local loss
     for key, colour in zip(own, colours, strict=False):
         axis.plot(*series(rows, key, smooth), color=colour, linewidth=1.1)
-    if whole in rows[-1]:
-        axis.plot(*series(rows, whole, smooth), color=INK, linewidth=1.8, linestyle='--' if own else '-')
+    parts = sorted(key for key in rows[-1] if key.startswith(f'{whole}/'))
+    black = dict(zip(parts or [whole] * (whole in rows[-1]), cycle(DASHES if own else '-')))
+    for key, dashes in black.items():
+        axis.plot(*series(rows, key, smooth), color=INK, linewidth=1.8, linestyle=dashes)
     if own:
-        label_modules(axis, colours[: len(own)], WHOLE[whole])
-    drawn = np.concatenate([line.get_ydata() for line in axis.lines if len(line.get_ydata())])
-    if drawn.min() > 0 and drawn.max() > LOG_FROM * drawn.min():
+        names = {WHOLE.get(key, key.rpartition('/')[2]): dashes for key, dashes in black.items()}
+        label_modules(axis, colours[: len(own)], names)
+    drawn = np.concatenate([[], *(line.get_ydata() for line in axis.lines)])  # a run may have logged none of it
+    if drawn.size and drawn.min() > 0 and drawn.max() > LOG_FROM * drawn.min():
         axis.set_yscale('log')
 
 
 def series(rows: list[dict], key: str, smooth: int) -> tuple[np.ndarray, np.ndarray]:
     """Iterations and values, means of `smooth` rows each."""
     points = np.array([(row['step'], row[key]) for row in rows if key in row])
+    smooth = min(smooth, len(points))
     whole = points[: len(points) // smooth * smooth]
     return tuple(whole.reshape(-1, smooth, 2).mean(1).T)
 
 
-def label_modules(axis: Axes, colours: list, rest: str) -> None:
+def label_modules(axis: Axes, colours: list, black: dict[str, str]) -> None:
     """A legend for all of a few modules, or the first, the middle and the last one of many."""
     num = len(colours)
     chosen = range(num) if num <= 4 else (0, num // 2, num - 1)
     for module in chosen:
         axis.plot([], [], color=colours[module], label=f'module {module}')
-    axis.plot([], [], color=INK, linestyle='--', linewidth=1.8, label=rest)
+    for name, dashes in black.items():
+        axis.plot([], [], color=INK, linestyle=dashes, linewidth=1.8, label=name)
     axis.legend(fontsize=8, loc='upper right')
 
 
