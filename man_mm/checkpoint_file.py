@@ -1,5 +1,6 @@
 """Reads checkpoint files: damaged ones and ones that hold code are refused, with a message that names the file."""
 
+import errno
 import logging
 import os.path as osp
 import pickle
@@ -11,6 +12,9 @@ from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader, load_from_local
 
 __all__ = ['explain_checkpoint_errors', 'read_checkpoint']
+
+DAMAGE = re.compile(r'corrupt|unexpected EOF|wrong byte size|central directory|legacy \.tar')
+"""What torch says of damaged files. Zeros, which a machine that lost power leaves, are an empty .tar file to it."""
 
 
 def read_checkpoint(filename: str, map_location: Any = None) -> Any:
@@ -29,10 +33,10 @@ def read_checkpoint(filename: str, map_location: Any = None) -> Any:
     try:
         checkpoint = load_from_local(filename, map_location)
     except pickle.UnpicklingError as error:
-        named = re.search(r'GLOBAL (\S+)', str(error))
+        named = re.search(r'GLOBAL ([\w.]+) (?:was|whose)', str(error))
         raise (_hostile(filename, named[1]) if named else _damaged(filename)) from error
-    except (RuntimeError, EOFError) as error:
-        if zipfile.is_zipfile(osp.expanduser(filename)):  # whole: it is about devices or memory
+    except Exception as error:
+        if not _is_damage(filename, error):
             raise
         raise _damaged(filename) from error
     _drop_code(checkpoint, filename)
@@ -46,6 +50,16 @@ def explain_checkpoint_errors() -> None:
         return read_checkpoint(filename, map_location)
 
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+
+
+def _is_damage(filename: str, error: Exception) -> bool:
+    """Whether the file is why it could not be read, and not a device, memory, or who may read what."""
+    if zipfile.is_zipfile(osp.expanduser(filename)) or isinstance(error, MemoryError):
+        return False  # what is cut off is no zip file
+    if isinstance(error, OSError):
+        return error.errno == errno.EINVAL  # a small zip file, cut off: torch looks for its end before its beginning
+    # bytes that are no pickle, read as one, are all kinds of other errors
+    return not isinstance(error, RuntimeError) or DAMAGE.search(str(error)) is not None
 
 
 def _damaged(filename: str) -> ValueError:

@@ -1,35 +1,21 @@
 """What the layers of a trained model make of images: units of the backbone, or modules by their names."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ..local import LocalBackbone, Unrolled, unroll
+from ..local import LocalBackbone, Unrolled, evaluating, unroll
 from ..local.host import BACKBONES
 
-__all__ = ['evaluating', 'layer_features', 'pool', 'unit_names']
+__all__ = ['layer_features', 'pool', 'unit_names']
 
 
 def pool(feature: Tensor) -> Tensor:
     """The means over positions of maps (N, C, H, W) or tokens (N, L, C): (N, C)."""
     return feature.flatten(2).mean(2) if feature.ndim == 4 else feature.mean(1) if feature.ndim == 3 else feature
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module has its own mode again, frozen norms too."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _backbone(model: nn.Module) -> tuple[nn.Module, Unrolled]:

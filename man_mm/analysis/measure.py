@@ -63,9 +63,16 @@ def measure_configs(
             )
     batch, batches_per_epoch = _batch(configs, size)
     rows = [_row(name, cfg, size, step_cost(TrainStep(cfg, device), batch)) for name, cfg in configs]
-    if not rounds:
-        return rows
-    steps = [TrainStep(cfg, device) for _, cfg in configs]
+    if rounds:
+        _add_times(rows, [TrainStep(cfg, device) for _, cfg in configs], batch, rounds)
+        if batches_per_epoch:
+            for row in rows:
+                row['epoch_s'] = row['step_s'] * batches_per_epoch
+    return rows
+
+
+def _add_times(rows: Sequence[dict[str, Any]], steps: Sequence[TrainStep], batch: Any, rounds: int) -> None:
+    """Time the steps in turns, then their predictions; each row gets what its own took."""
     trained = step_seconds(steps, batch, rounds)
     with torch.no_grad():
         predicted = predict_seconds(steps, batch, rounds)
@@ -77,9 +84,6 @@ def measure_configs(
             step_ratio=statistics.median(ratios),
             predict_images_per_s=row['batch'] / statistics.median(predicting),
         )
-        if batches_per_epoch:
-            row['epoch_s'] = row['step_s'] * batches_per_epoch
-    return rows
 
 
 def _batch(configs: Sequence[tuple[str, Config]], size: tuple[int, int] | None) -> tuple[Any, int]:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from ..local import Place, Unit, copy_layers
 from ..registry import MODELS, strict_keys
-from .base import read_width, reset_weights
 from .classifier import ClassifierAuxiliary
+from .layers import reset_weights
+from .widths import read_width
 
 __all__ = ['AugLocal', 'auxiliary_depth', 'chosen_units']
 

@@ -5,15 +5,17 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
-from mmengine.model import BaseModule, ModuleDict, initialize
+from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor, nn
 
 from ..local import Place
 from ..local.host import NO_HEADS
 from ..local.share import layers_of
 from ..registry import MODELS
+from .layers import draw_afresh
+from .widths import widen_head
 
-__all__ = ['Auxiliary', 'Task', 'read_width', 'reset_weights']
+__all__ = ['Auxiliary', 'Task']
 
 SHARED_HEAD_GRADS = ('sum', 'mean', 'last')
 
@@ -152,52 +154,10 @@ class Auxiliary(BaseModule):
         if not isinstance(in_channels, int):
             in_channels = 0  # unknown: such a head can read only what the model's reads
         if self.head_width(in_channels) != in_channels:
-            _widen(own, name, in_channels, self.head_width(in_channels))
+            widen_head(own, name, in_channels, self.head_width(in_channels))
         else:
-            _draw_afresh(own)  # a head may have no initialisation but torch's: its copies would all start alike
+            draw_afresh(own)  # a head may have no initialisation but torch's: its copies would all start alike
         self.heads[name] = own
-
-
-def _widen(head: Any, name: str, in_channels: int, width: int) -> None:
-    """Let a classification head that reads `in_channels` features read vectors of another width; draw it afresh."""
-    layers = (layer for layer in head.modules() if isinstance(layer, nn.Linear))
-    first = next((layer for layer in layers if layer.in_features == in_channels), None)
-    if first is None:
-        raise ValueError(
-            f'auxiliary.head: {name} of type {type(head).__name__} has no linear layer that reads its '
-            f'{in_channels or "unknown number of"} input features, so it cannot be made to read the {width} of this '
-            'auxiliary.'
-        )
-    read_width(first, width)
-    _draw_afresh(head, but=first)
-    head.in_channels = width
-
-
-def read_width(layer: nn.Linear | nn.Conv2d, width: int) -> None:
-    """Let a layer read `width` features or channels, with fresh weights. It stays of its class: it may normalise."""
-    groups = getattr(layer, 'groups', 1)
-    outputs, _, *kernel = layer.weight.shape
-    layer.weight = nn.Parameter(layer.weight.new_empty(outputs, width // groups, *kernel))
-    if isinstance(layer, nn.Linear):
-        layer.in_features = width
-    else:
-        layer.in_channels = width
-    layer.reset_parameters()
-
-
-def reset_weights(layers: nn.Module) -> None:
-    """Draw fresh weights: He-normal kernels (fan-out), norms 1 and 0, everything else by torch's default."""
-    _draw_afresh(layers)
-    kernels = dict(type='Kaiming', layer=['Conv1d', 'Conv2d'])
-    norms = dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm', 'LayerNorm'])
-    initialize(layers, [kernels, norms])
-
-
-def _draw_afresh(layers: nn.Module, but: nn.Module | None = None) -> None:
-    """Give every layer, `but` one, new weights as torch draws them."""
-    for layer in layers.modules():
-        if layer is not but and hasattr(layer, 'reset_parameters'):
-            layer.reset_parameters()
 
 
 def _is_config_by_name(head: Any) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..local import Place
 from .base import Auxiliary, Task
 
-__all__ = ['ClassifierAuxiliary', 'conv_norm_relu']
+__all__ = ['ClassifierAuxiliary']
 
 
 class ClassifierAuxiliary(Auxiliary):
@@ -69,12 +69,3 @@ class ClassifierAuxiliary(Auxiliary):
                 'train_dataloader.batch_size to 2 or more, and train_dataloader.drop_last=True if the last batch of an '
                 'epoch has one image.'
             )
-
-
-def conv_norm_relu(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """A convolution without bias that keeps the size (stride 1) or halves it (stride 2), batch norm and ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from ..local import Place
 from ..registry import MODELS, strict_keys, switch
-from .base import reset_weights
-from .classifier import ClassifierAuxiliary, conv_norm_relu
+from .classifier import ClassifierAuxiliary
+from .layers import conv_norm_relu, reset_weights
 
 __all__ = ['DGL']
 

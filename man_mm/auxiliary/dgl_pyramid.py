@@ -8,9 +8,11 @@ from torch.nn import functional as F
 
 from ..local import Place
 from ..registry import MODELS, strict_keys, switch
-from .base import Auxiliary, reset_weights
+from .base import Auxiliary
+from .layers import reset_weights
+from .widths import neck_that_reads
 
-__all__ = ['DGLPyramid', 'neck_that_reads']
+__all__ = ['DGLPyramid']
 
 
 @MODELS.register_module()
@@ -118,18 +120,6 @@ def _halvings(place: Place, name: str, shape: tuple[int, ...]) -> int:
             f'the size of {name}: of an image of model.backbone.probe_size, they are {own} and {other} px high.'
         )
     return steps if own > other else -steps
-
-
-def neck_that_reads(neck: Any, widths: list[int]) -> Any:
-    """The config of a neck of its own, made to read maps of these widths; None if it says no `in_channels`."""
-    if isinstance(neck, list):
-        first = neck_that_reads(neck[0], widths) if neck else None
-        return first and [first, *neck[1:]]
-    if not isinstance(neck, dict) or 'in_channels' not in neck:
-        return None
-    if isinstance(neck['in_channels'], int):
-        return {**neck, 'in_channels': widths[-1]}
-    return {**neck, 'in_channels': widths}
 
 
 def _start_level(neck: Any) -> int:

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from ..local import Place, image_channels
 from ..registry import MODELS, strict_keys
-from .base import Task, reset_weights
-from .classifier import ClassifierAuxiliary, conv_norm_relu
+from .base import Task
+from .classifier import ClassifierAuxiliary
+from .layers import conv_norm_relu, reset_weights
 
 __all__ = ['InfoPro', 'supervised_contrast']
 

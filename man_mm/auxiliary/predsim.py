@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from ..local import Place
 from ..registry import MODELS, strict_keys
-from .base import Task, reset_weights
+from .base import Task
 from .classifier import ClassifierAuxiliary
+from .layers import reset_weights
 
 __all__ = ['PredSim', 'pooling_kernel', 'similarity']
 

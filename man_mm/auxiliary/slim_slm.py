@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from ..local import Place
 from ..registry import MODELS, strict_keys
-from .base import Auxiliary, reset_weights
-from .classifier import conv_norm_relu
-from .dgl_pyramid import neck_that_reads
+from .base import Auxiliary
+from .layers import conv_norm_relu, reset_weights
+from .widths import neck_that_reads
 
 __all__ = ['SlimSLM']
 

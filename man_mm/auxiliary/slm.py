@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from ..local import Place, Unit, copy_layers
 from ..registry import MODELS, strict_keys, switch
-from .base import Auxiliary, Task, reset_weights
+from .base import Auxiliary, Task
+from .layers import reset_weights
 
 __all__ = ['SLM']
 
@@ -112,8 +113,7 @@ class SLM(Auxiliary):
 
     def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Any:
         """What the wrapped backbone would return. It carries the graph wherever `x` or a tap does."""
-        taps = dict(taps)
-        taps.update(dict.fromkeys(self.stood_for, x))
+        taps = {**taps, **dict.fromkeys(self.stood_for, x)}
         for unit in self.units:
             x = unit(self.layers, x)
             if unit.tap is not None:

@@ -105,8 +105,9 @@ class SafeCheckpointHook(CheckpointHook):
         if not is_main_process():
             super()._save_checkpoint_with_step(runner, step, meta)
             return
+        kept = list(dict.fromkeys([*self.keep_ckpt_ids, step])) if self.max_keep_ckpts > 0 else None
         with _pointer_written_aside(Path(runner.work_dir)) as folder:
-            super()._save_checkpoint_with_step(_Elsewhere(runner, str(folder)), step, meta)
+            super()._save_checkpoint_with_step(_Elsewhere(runner, str(folder), kept), step, meta)
         self._delete_removed()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
@@ -119,11 +120,21 @@ class SafeCheckpointHook(CheckpointHook):
 
 
 class _Elsewhere:
-    """A runner whose `work_dir`, where upstream's hook writes `last_checkpoint`, is another folder."""
+    """A runner as upstream's hook is to see it while it saves.
 
-    def __init__(self, runner: Runner, work_dir: str) -> None:
+    Its `work_dir`, where the hook writes `last_checkpoint`, is another folder. A checkpoint notes all that are `kept`
+    while it is written: if the run is killed before it deletes the oldest, upstream's hook does so when it is resumed.
+    """
+
+    def __init__(self, runner: Runner, work_dir: str, kept: list[int] | None) -> None:
         self.work_dir = work_dir
         self._runner = runner
+        self._kept = kept
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        if self._kept is not None:
+            self._runner.message_hub.update_info('keep_ckpt_ids', self._kept)
+        self._runner.save_checkpoint(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
@@ -148,7 +159,8 @@ def _mend(work_dir: Path, template: str) -> None:
     folder = Path(named).parent if named else work_dir
     if not folder.is_dir():  # the work folder was moved, or the path is relative to another folder
         folder = work_dir
-    for leftover in (*work_dir.glob(f'*{UNFINISHED}'), *folder.glob(f'*.pth{UNFINISHED}')):
+    names = re.compile(f'({POINTER}|(best_.+_)?{_pattern(template)}){re.escape(UNFINISHED)}')
+    for leftover in [path for place in {work_dir, folder} for path in place.iterdir() if names.fullmatch(path.name)]:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     if not pointer.is_file() or (named and (Path(named).is_dir() or zipfile.is_zipfile(named))):
         return
@@ -166,6 +178,11 @@ def _mend(work_dir: Path, template: str) -> None:
 
 def _numbered(folder: Path, template: str) -> list[Path]:
     """Checkpoints that the hook wrote, the newest last."""
-    pattern = re.compile(r'(\d+)'.join(map(re.escape, template.split('{}'))))
+    pattern = re.compile(_pattern(template))
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
     return [path for _, path in sorted(found)]
+
+
+def _pattern(template: str) -> str:
+    """A regular expression for the names of checkpoints, with a group for the number."""
+    return r'(\d+)'.join(map(re.escape, re.split(r'{.*?}', template)))

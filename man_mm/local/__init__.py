@@ -3,6 +3,7 @@
 from . import families  # noqa: F401  (registers the descriptions)
 from .backbone import LocalBackbone, find_local_backbone
 from .bank import FeatureBank
+from .evaluating import evaluating
 from .handover import HandedOver, Handover
 from .out_of_memory import explain_out_of_memory
 from .partition import Partition, partition
@@ -23,6 +24,7 @@ __all__ = [
     'Unrolled',
     'copy_layers',
     'current_local_backward',
+    'evaluating',
     'explain_out_of_memory',
     'find_local_backbone',
     'image_channels',

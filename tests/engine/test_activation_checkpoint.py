@@ -1,96 +1,23 @@
 """ActivationCheckpointHook saves memory, and changes nothing else."""
 
-import copy
-import pickle
-import re
-from unittest.mock import Mock
-
 import pytest
 import torch
-from mmdet.models import RetinaHead
-from mmengine.optim import OptimWrapper
-from mmengine.registry import HOOKS
 from torch import nn
 
-from man_mm.analysis.memory import PeakMemory, training_tensors
-from man_mm.engine import ActivationCheckpointHook, FeatureBankHook, LocalOptimWrapper
+from man_mm.engine import ActivationCheckpointHook
 
-from ..models import batch, build, retinanet
+from ..models import retinanet
 from ..runs import make_coco, run_config, runner
-from ..training import SavedTensors, assert_equal, fake_runner
+from ..training import assert_equal
+from .checkpointed import BP, LEVELS, PRIVATE, Run, head_calls, patched
 
-LEVELS = 5
-PRIVATE = dict(head='private')
 HEADS = 'backbone.auxiliaries.*.heads.bbox_head'
-BP = ['neck', '*bbox_head.forward_single', '*bbox_head.loss_by_feat_single']
 EVERYWHERE = [*BP, 'backbone.auxiliaries.*.neck', 'backbone.backbone.layer?.?']
-
-
-class Run:
-    """A model in training with the hooks that it needs; `functions` are checkpointed, `heavy` is its readout."""
-
-    def __init__(
-        self, functions=None, num_modules=None, auxiliary=None, backbone=None, first=False, heavy=False, **options
-    ):
-        cfg = retinanet(num_modules, dict(base_channels=2) if heavy else backbone, auxiliary)
-        if heavy:
-            cfg['neck'] = {**cfg['neck'], 'in_channels': [2, 4, 8, 16], 'out_channels': 16}
-            cfg['bbox_head'] = {**cfg['bbox_head'], 'in_channels': 16, 'feat_channels': 32, 'stacked_convs': 3}
-            if num_modules is not None:
-                cfg['backbone']['auxiliary']['neck'] = cfg['neck']
-        self.model = build(cfg).train()
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01)
-        wrapper = OptimWrapper if num_modules is None else LocalOptimWrapper
-        self.optim_wrapper = wrapper(optimizer=self.optimizer, **options)
-        self.gradients = {}
-        self.optimizer.register_step_pre_hook(self._record)
-        self.hook = ActivationCheckpointHook(functions) if functions else None
-        hooks = [*([] if num_modules is None else [FeatureBankHook()]), *([self.hook] if functions else [])]
-        for hook in reversed(hooks) if first else hooks:
-            hook.bind(self.model, self.optim_wrapper)
-
-    def _record(self, *_):
-        self.gradients |= {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
-
-    def step(self, **options):
-        return self.model.train_step(batch(**options), self.optim_wrapper)
-
-    def losses(self, **options):
-        data = self.model.data_preprocessor(batch(**options), True)
-        with self.optim_wrapper.optim_context(self.model):
-            return self.model(**data, mode='loss')
-
-    def update(self, losses):
-        self.optim_wrapper.update_params(self.model.parse_losses(losses)[0])
-
-    def memory(self):
-        """Bytes beside the model: what the forward of a step leaves for the backward, and the peak of both."""
-        self.step()
-        saved = SavedTensors(self.model)
-        with PeakMemory(training_tensors(self.model, self.optimizer)) as meter, saved.watch():
-            losses = self.losses(size=256)
-            kept = saved.nbytes
-            self.update(losses)
-        return kept, meter.peak_bytes - meter.start_bytes
-
-
-def patched(model):
-    """Parts of a model that have an attribute in the place of a method."""
-    methods = {'forward', 'forward_single', 'loss_by_feat_single', 'loss'}
-    return [path for path, part in model.named_modules() if methods & vars(part).keys()]
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The heads of all calls of `forward_single`, and whether the hook's patches were in place."""
-    made, original = [], RetinaHead.forward_single
-
-    def forward_single(head, x):
-        made.append((head, 'forward_single' in vars(head)))
-        return original(head, x)
-
-    monkeypatch.setattr(RetinaHead, 'forward_single', forward_single)
-    return made
+    return head_calls(monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -170,83 +97,6 @@ def test_running_statistics_see_each_batch_twice():
     assert seen == [1, 2]
 
 
-@pytest.mark.parametrize('options', [{}, dict(num_modules=4, auxiliary=PRIVATE)], ids=str)
-def test_evaluation_and_copies_see_the_plain_model(options, calls):
-    plain, run = Run(**options), Run(BP, **options)
-    plain.step()
-    run.step()
-    for model in (run.model, copy.deepcopy(run.model), pickle.loads(pickle.dumps(run.model))):
-        assert not patched(model)
-        assert model.state_dict().keys() == plain.model.state_dict().keys()
-        calls.clear()
-        ours, theirs = (m.eval().test_step(batch())[0].pred_instances for m in (model, plain.model))
-        assert torch.equal(ours.bboxes, theirs.bboxes) and torch.equal(ours.scores, theirs.scores)
-        assert not any(is_patched for _, is_patched in calls)
-
-
-def test_a_copy_computes_with_its_own_weights_and_is_checkpointed_itself(calls):
-    run = Run(BP)
-    run.step()
-    other = copy.deepcopy(run.model)
-    for p in other.parameters():
-        p.data.mul_(0.5)
-    calls.clear()
-    optimizer = torch.optim.SGD(other.parameters(), lr=0.01)
-    other.train_step(batch(), OptimWrapper(optimizer=optimizer))
-    assert [head for head, _ in calls] == [other.bbox_head] * 2 * LEVELS
-    assert not patched(other) and not patched(run.model)
-
-
-def test_a_copy_made_inside_a_forward_computes_with_its_own_weights(calls):
-    run, copies = Run(BP), []
-    run.model.neck.register_forward_hook(lambda *_: copies.append(copy.deepcopy(run.model)))
-    run.step()
-    calls.clear()
-    copies[0].eval().test_step(batch())
-    assert [head for head, _ in calls] == [copies[0].bbox_head] * LEVELS
-    assert not patched(copies[0])
-
-
-def test_binding_twice_does_not_stack_and_two_hooks_do_not_either(calls):
-    run = Run(BP)
-    run.hook.bind(run.model)
-    other = ActivationCheckpointHook(['*bbox_head.forward_single'])
-    other.bind(run.model)
-    run.step()
-    assert len(calls) == 2 * LEVELS and not patched(run.model)
-    other.after_train(None)
-    run.hook.after_train(None)
-    assert not run.model._forward_pre_hooks and not run.model._forward_hooks
-    calls.clear()
-    run.step()
-    assert len(calls) == LEVELS
-
-
-def test_a_method_replaced_by_another_tool_is_used_and_given_back():
-    run = Run(['neck'])
-    run.model.neck.forward = forward = Mock(wraps=run.model.neck.forward)
-    run.step()
-    assert vars(run.model.neck)['forward'] is forward and forward.call_count == 2
-
-
-@pytest.mark.parametrize('error', [RuntimeError, KeyboardInterrupt])
-def test_an_exception_leaves_the_model_as_it_was(error, calls):
-    run = Run(BP)
-
-    def fail(*_):
-        raise error
-
-    handle = run.model.bbox_head.retina_cls.register_forward_hook(fail)
-    with pytest.raises(error):
-        run.step()
-    handle.remove()
-    if error is RuntimeError:  # torch runs no hooks for the other one
-        assert not patched(run.model)
-    calls.clear()
-    run.model.eval().test_step(batch())
-    assert [is_patched for _, is_patched in calls] == [False] * LEVELS and not patched(run.model)
-
-
 class Sine(nn.Module):
     def forward(self, inputs, **options):
         return inputs[0].sin() * options['by'][0]
@@ -273,60 +123,6 @@ def test_an_input_in_a_list_changed_in_place_is_an_error_and_not_another_gradien
         model(torch.ones(3, requires_grad=True), torch.ones(3)).sum().backward()
 
 
-@pytest.mark.parametrize('mode', ['no_grad', 'eval'])
-def test_without_gradients_nothing_is_patched(mode, calls):
-    run = Run(BP)
-    run.model.train(mode != 'eval')
-    with torch.set_grad_enabled(mode != 'no_grad'):
-        run.losses()
-    assert [is_patched for _, is_patched in calls] == [False] * LEVELS
-
-
-@pytest.mark.parametrize(
-    ('entry', 'similar'),
-    [
-        ('nek', "'neck'"),
-        ('bbox_hed.forward_single', "'bbox_head.forward_single'"),
-        ('bbox_head.forward_singel', "'bbox_head.forward_single'"),
-        ('backbone.auxiliaries.*.heads.bbox_hed.forward_single', 'bbox_head.forward_single'),
-        ('bbox_head.cls_convs', 'bbox_head.cls_convs.0'),  # a list of modules has no forward
-        ('loss', "Its parts: ['data_preprocessor', 'backbone', 'neck', 'bbox_head']"),
-        ('neck.parameters', 'Similar'),
-    ],
-)
-def test_an_entry_that_means_nothing_raises_with_what_is_legal(entry, similar):
-    model = build(retinanet(4, auxiliary=PRIVATE))
-    with pytest.raises(
-        ValueError, match=f'ActivationCheckpointHook.functions: {re.escape(repr(entry))} is neither'
-    ) as error:
-        ActivationCheckpointHook(['neck', entry]).before_train(fake_runner(model=model))
-    assert similar in str(error.value)
-    assert not model._forward_pre_hooks
-
-
-@pytest.mark.parametrize('entry', ['backbone', 'back*'])
-def test_modules_trained_by_local_losses_cannot_be_recomputed(entry):
-    with pytest.raises(
-        ValueError, match=f'ActivationCheckpointHook.functions: {re.escape(repr(entry))} means backbone, which'
-    ):
-        ActivationCheckpointHook([entry]).bind(build(retinanet(4)))
-    ActivationCheckpointHook([entry]).bind(build(retinanet(1)))
-
-
-@pytest.mark.parametrize('functions', ['neck', [], None, [3], dict(neck=1)])
-def test_functions_must_be_a_list_of_names(functions):
-    with pytest.raises(ValueError, match=re.escape(f'ActivationCheckpointHook.functions={functions!r} must be a list')):
-        HOOKS.build(dict(type='man_mm.ActivationCheckpointHook', functions=functions))
-
-
-def test_wildcards_stand_for_parts_of_a_path(calls):
-    run = Run(['backbone.auxiliaries.[01].heads.b?ox_head.forward_single'], 4, PRIVATE)
-    run.step()
-    own = [auxiliary.heads['bbox_head'] for auxiliary in run.model.backbone.auxiliaries]
-    counts = [sum(head is called for called, _ in calls) for head in (*own, run.model.bbox_head)]
-    assert counts == [2 * LEVELS, 2 * LEVELS, LEVELS, LEVELS]
-
-
 def test_a_run_with_bank_and_average_ends_in_the_same_weights(tmp_path):
     root = make_coco(tmp_path / 'coco', num_images=4)
     functions = ['neck', 'bbox_head.forward_single', f'{HEADS}.forward_single', f'{HEADS}.loss']
@@ -340,16 +136,3 @@ def test_a_run_with_bank_and_average_ends_in_the_same_weights(tmp_path):
         weights.append(torch.load(tmp_path / name / 'epoch_1.pth'))
     for key in ('state_dict', 'ema_state_dict'):
         assert_equal(weights[1][key], weights[0][key])
-
-
-def test_functions_that_training_does_not_call_are_one_warning(monkeypatch):
-    said = []
-    monkeypatch.setattr('man_mm.engine.activation_checkpoint.print_log', lambda message, **_: said.append(message))
-    run = Run(['neck', 'bbox_head.predict', 'bbox_head.forward_single', 'neck*.conv'])
-    for i in range(2):
-        run.step()
-        run.hook.after_train_iter(fake_runner(iter=i), i)
-    assert said == [
-        "ActivationCheckpointHook.functions: ['bbox_head.predict'] save nothing so far: "
-        'the first iteration called none of them.'
-    ]

@@ -1,6 +1,7 @@
 """A checkpoint that is damaged, hostile or of another model is refused, wherever it is given, with what to do."""
 
 import copy
+import io
 import os
 import pickle
 import runpy
@@ -52,10 +53,8 @@ def harmed(kind, checkpoint, folder):
     content = checkpoint.read_bytes()
     if kind == 'cut off':
         path.write_bytes(content[: len(content) // 2])
-    elif kind == 'empty':
-        path.write_bytes(b'')
-    elif kind == 'text':
-        path.write_text('<html>404</html>')
+    elif kind in BYTES:
+        path.write_bytes(BYTES[kind])
     elif kind == 'hostile':
         torch.save({**torch.load(checkpoint), 'extra': Evil(folder / 'owned')}, path)
     else:
@@ -63,10 +62,31 @@ def harmed(kind, checkpoint, folder):
     return path
 
 
+def bytes_of(content, **options):
+    file = io.BytesIO()
+    torch.save(content, file, **options)
+    return file.getvalue()
+
+
+OLD = bytes_of(dict(state_dict=dict(weight=torch.ones(500))), _use_new_zipfile_serialization=False)
+BYTES = {
+    'empty': b'',
+    'text': b'<html>404</html>',
+    'text that reads as a pickle': b'hello world, this is no checkpoint',
+    'text that reads as code': b'cannot be found\nhere\n',
+    'pointer of Git LFS': b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n',
+    'zeros': bytes(1000),
+    'small, cut off': bytes_of(dict(weight=torch.ones(500)))[:-100],
+    'old format, cut off in the weights': OLD[:-100],
+    'old format, cut off before': OLD[:40],
+    'old format, cut off in a number': OLD[:19],
+    'old format, cut off in an instruction': OLD[:25],
+}
+"""Each is another kind of error to torch."""
+
 MESSAGES = {
+    **{kind: rf'bad\.pth \({len(content)} bytes\) is cut off or no checkpoint' for kind, content in BYTES.items()},
     'cut off': r'bad\.pth \(\d+ bytes\) is cut off or no checkpoint.*--resume EARLIER\.pth',
-    'empty': r'bad\.pth \(0 bytes\) is cut off',
-    'text': r'bad\.pth \(16 bytes\) is cut off or no checkpoint',
     'hostile': r'bad\.pth refers to \S*mkdir, .* was refused before anything of it ran',
     'plain pickle': r'bad\.pth refers to \S*mkdir, .* was refused before anything of it ran',
 }
@@ -77,6 +97,14 @@ def test_a_damaged_or_hostile_file_is_named_and_nothing_of_it_runs(checkpoint, t
     with pytest.raises(ValueError, match=MESSAGES[kind]):
         read_checkpoint(str(harmed(kind, checkpoint, tmp_path)))
     assert not (tmp_path / 'owned').exists()
+
+
+def test_a_whole_file_is_not_blamed_for_a_device_that_is_missing(tmp_path):
+    path = tmp_path / 'old.pth'
+    path.write_bytes(OLD)
+    assert read_checkpoint(str(path))['state_dict']['weight'].sum() == 500
+    with pytest.raises(RuntimeError, match='Attempting to deserialize object on'):
+        read_checkpoint(str(path), 'cuda:99')
 
 
 def test_every_command_line_says_so(root, checkpoint, tmp_path):

@@ -93,6 +93,7 @@ def assert_goes_on(root, folder, unbroken):
     runner(config(root, folder, resume=True)).train()
     assert_equal(torch.load(folder / 'epoch_2.pth')['state_dict'], unbroken)
     assert pointer(folder) == folder / 'epoch_2.pth' and not list(folder.glob('*.part'))
+    assert names(folder) == ['epoch_2.pth']
 
 
 FAULTS = {
@@ -104,7 +105,7 @@ FAULTS = {
 }
 
 
-LONG = ('before the file has its name', 'before old files are deleted')
+LONG = ('before the file has its name', 'before last_checkpoint has its name')
 
 
 @pytest.mark.parametrize('name', [pytest.param(n, marks=pytest.mark.long if n in LONG else ()) for n in FAULTS])
@@ -174,16 +175,18 @@ def saved(root, tmp_path_factory):
     return folder
 
 
-def test_only_training_deletes_what_is_half_written(root, tmp_path):
+def test_only_training_deletes_what_is_half_written_and_only_what_the_hook_wrote(root, tmp_path):
     """A test of an earlier checkpoint, in the work folder of a run that is saving, leaves that run's file alone."""
     run = runner(config(root, tmp_path))
-    half = tmp_path / 'epoch_2.pth.part'
-    half.touch()
+    own = [tmp_path / f'{name}.part' for name in ('epoch_2.pth', 'best_coco_bbox_mAP_epoch_12.pth', 'last_checkpoint')]
+    others = [tmp_path / f'{name}.part' for name in ('data.zip', 'weights.pth', 'epoch_x.pth', 'my_epoch_2.pth')]
+    for path in (*own, *others):
+        path.touch()
     run.call_hook('before_run')
-    assert half.exists()
+    assert all(path.exists() for path in own)
     run._train_loop = run.build_train_loop(run._train_loop)
     run.call_hook('before_run')
-    assert not half.exists()
+    assert not any(path.exists() for path in own) and all(path.exists() for path in others)
 
 
 def test_the_best_checkpoint_is_deleted_only_when_the_better_one_is_complete(root, tmp_path, monkeypatch):

@@ -1,19 +1,17 @@
 """Compare trained models layer by layer by minibatch CKA; see man_mm.analysis.cka.
 
 The models that have the first one's name are the reference: each is compared with every other model, and with each
-other, so that seeds of one method tell how alike two models can be expected to be.
+other, so that seeds of one method tell how alike two models can be expected to be. The images are the first config's.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
-from models_line import add_models, facts, load_models
-from plot_layers import draw
+from layers_line import add_layers, write_layers
+from models_line import facts, load_models
 from rich.console import Console
 from rich.table import Table
 
@@ -24,13 +22,9 @@ from man_mm.analysis.trained import evaluation_batches
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_models(parser, fewest=2)
-    parser.add_argument('--images', type=int, default=2000, help='at most, from the first config')
-    parser.add_argument('--batch', type=int, default=250, help='images of a minibatch, 4 or more')
+    add_layers(parser, fewest=2, images=2000)
     parser.add_argument('--split', choices=['val', 'test'], default='test')
     parser.add_argument('--pooled', action='store_true', help='compare means over positions, not whole maps')
-    parser.add_argument('--json', type=Path, help='file to write all numbers to')
-    parser.add_argument('--out', type=Path, help='picture to draw, as plot_layers.py does from the JSON')
     return parser.parse_args()
 
 
@@ -61,10 +55,7 @@ def main() -> None:
         ],
     )
     print_curves(report)
-    if args.json:
-        args.json.write_text(json.dumps(report) + '\n')
-    if args.out:
-        draw(report, args.out)
+    write_layers(report, args)
 
 
 def common_units(names: Sequence[str], models: Sequence[Any]) -> list[str]:

@@ -20,8 +20,8 @@ from mmengine.structures import InstanceData
 from models_line import add_models, load_models
 from style import PALETTE, save
 
-from man_mm.analysis.features import evaluating
 from man_mm.analysis.trained import evaluation_batches
+from man_mm.local import evaluating
 
 TRUTH = 'truth'
 SIDE = 640

@@ -28,7 +28,6 @@ def add_models(parser: argparse.ArgumentParser, fewest: int) -> None:
         help=f'configs, each followed by its checkpoint; {UNTRAINED!r} takes the weights that training starts from',
     )
     parser.add_argument('--names', nargs='+', help='a name for each model; those of one name are seeds of one method')
-    parser.add_argument('--layers', nargs='+', help='names of modules; default: the ends of the units of the backbone')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of all configs')
 
 

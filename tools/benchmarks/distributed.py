@@ -7,25 +7,18 @@ every round. `at the end` is MMDistributedDataParallel, `by module` man_mm.Local
 """
 
 import argparse
-import json
-import os
-import platform
-import socket
 import statistics
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import MODEL_WRAPPERS, OPTIM_WRAPPERS
 from rich.console import Console
 from rich.table import Table
+from spawned import add_processes, measured_rows, write_rows
 
 from man_mm.analysis.batches import synthetic_batch
 from man_mm.analysis.memory import PeakMemory, training_tensors
@@ -85,16 +78,8 @@ class DistributedStep(TrainStep):
         return sum(p.nbytes for name, p in named if p.requires_grad and name not in ignored)
 
 
-def measure(rank: int, world: int, port: int, args: argparse.Namespace, out: str) -> None:
-    """What one process does; the first one writes what was found."""
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
-    os.environ['LOCAL_RANK'] = str(rank)
-    torch.set_num_threads(1)
-    device = f'cuda:{rank}' if args.device == 'cuda' else 'cpu'
-    if args.device == 'cuda':
-        torch.cuda.set_device(device)
-    dist.init_process_group('nccl' if args.device == 'cuda' else 'gloo', rank=rank, world_size=world)
-    MMLogger.get_instance('distributed', logger_name='distributed', log_level='ERROR')
+def measure(args: argparse.Namespace, device: str) -> list[dict[str, Any]]:
+    """A row for each way, of this process."""
     batch = synthetic_batch(Config.fromfile(args.config), args.batch, (args.size, args.size))
     steps = {way: DistributedStep(Config.fromfile(args.config), way, device) for way in WAYS}
     rows = {way: _memory(step, batch) for way, step in steps.items()}
@@ -106,10 +91,7 @@ def measure(rank: int, world: int, port: int, args: argparse.Namespace, out: str
         ratios = [own / first for own, first in zip(seconds[way], seconds['at the end'], strict=True)]
         row.update(step_s=statistics.median(seconds[way]), step_ratio=statistics.median(ratios))
         row['step_s_range'] = [min(seconds[way]), max(seconds[way])]
-    if rank == 0:
-        Path(out).write_text(json.dumps([dict(way=way, processes=world, **row) for way, row in rows.items()]))
-    dist.barrier()
-    dist.destroy_process_group()
+    return [dict(way=way, **row) for way, row in rows.items()]
 
 
 def _memory(step: DistributedStep, batch: Any) -> dict[str, Any]:
@@ -135,39 +117,20 @@ def _seconds(step: DistributedStep, batch: Any) -> float:
     return time.perf_counter() - start
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        return int(free.getsockname()[1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
-    parser.add_argument('--processes', type=int, nargs='+', default=[2])
     parser.add_argument('--batch', type=int, default=2, help='of one process')
     parser.add_argument('--size', type=int, default=128, help='height and width of images in px')
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
-    parser.add_argument('--json', type=Path, help='file to write the rows to')
+    add_processes(parser)
     args = parser.parse_args()
-    rows = []
-    for world in args.processes:
-        with tempfile.TemporaryDirectory() as folder:
-            out = f'{folder}/rows.json'
-            mp.spawn(measure, args=(world, free_port(), args, out), nprocs=world)
-            rows += json.loads(Path(out).read_text())
+    rows = measured_rows(measure, args)
     keys = ('step_s', 'step_ratio', 'gradients_mib', 'ddp_buckets_mib', 'in_flight_mib', 'peak_mib')
     table = Table('processes', 'gradients are averaged', *keys)
     for row in rows:
         table.add_row(str(row['processes']), row['way'], *(f'{row[key]:.2f}' for key in keys))
     Console(width=None if sys.stdout.isatty() else 150).print(table)
-    if args.json:
-        said = dict(config=args.config, batch=args.batch, size=args.size, rounds=args.rounds, cores=os.cpu_count())
-        device = torch.cuda.get_device_name() if args.device == 'cuda' else f'cpu ({platform.machine()}), 1 thread each'
-        args.json.write_text(
-            json.dumps(dict(device=device, torch=torch.__version__, **said, rows=rows), indent=1) + '\n'
-        )
+    write_rows(rows, args)
 
 
 if __name__ == '__main__':

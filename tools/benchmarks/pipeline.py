@@ -9,12 +9,8 @@ cost by the floating-point operations of its units.
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,12 +18,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from distributed import free_port
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
+from spawned import add_processes, measured_rows, write_rows
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.utils.flop_counter import FlopCounterMode
@@ -36,7 +30,7 @@ from man_mm.analysis.batches import synthetic_batch
 from man_mm.analysis.step import TrainStep, build_model
 from man_mm.engine import LocalPipeline
 from man_mm.engine.pipeline.alone import alone, group_of_one
-from man_mm.local import partition, unroll
+from man_mm.local import evaluating, partition, unroll
 
 SCHEDULES = {'BP, GPipe': ScheduleGPipe, 'BP, 1F1B': Schedule1F1B}
 
@@ -99,13 +93,11 @@ def _bounds(model: Any, image: Tensor, world: int) -> tuple[int, ...]:
     """First units of stages that are equally costly."""
     costs, x = [], image
     units = unroll(model.backbone).units
-    model.backbone.eval()
-    with torch.no_grad():
+    with evaluating(model.backbone):
         for unit in units:
             with FlopCounterMode(display=False) as counter:
                 x = unit(model.backbone, x)
             costs.append(counter.get_total_flops())
-    model.backbone.train()
     return partition([unit.name for unit in units], world, 'memory', costs=costs).bounds
 
 
@@ -147,15 +139,8 @@ def _ways(args: argparse.Namespace, device: str) -> dict[str, Callable[[], None]
     return ways
 
 
-def measure(rank: int, world: int, port: int, args: argparse.Namespace, out: str) -> None:
-    """What one process does; the first one writes what was found."""
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
-    torch.set_num_threads(1)
-    device = f'cuda:{rank}' if args.device == 'cuda' else 'cpu'
-    if args.device == 'cuda':
-        torch.cuda.set_device(device)
-    dist.init_process_group('nccl' if args.device == 'cuda' else 'gloo', rank=rank, world_size=world)
-    MMLogger.get_instance('pipeline', logger_name='pipeline', log_level='ERROR')
+def measure(args: argparse.Namespace, device: str) -> list[dict[str, Any]]:
+    """A row for each way, of all processes."""
     ways = _ways(args, device)
     for step in ways.values():
         _seconds(step, 1, device)
@@ -163,14 +148,10 @@ def measure(rank: int, world: int, port: int, args: argparse.Namespace, out: str
     for _ in range(args.rounds):
         for name, step in ways.items():
             taken[name].append(_seconds(step, args.steps, device))
-    everyone: list[Any] = [None] * world
+    everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, taken)
-    if rank == 0:
-        baseline = [wall for wall, _ in taken[next(iter(ways))]]
-        rows = [_row(name, world, [own[name] for own in everyone], baseline, args) for name in ways]
-        Path(out).write_text(json.dumps(rows))
-    dist.barrier()
-    dist.destroy_process_group()
+    baseline = [wall for wall, _ in taken[next(iter(ways))]]
+    return [_row(name, [own[name] for own in everyone], baseline, args) for name in ways]
 
 
 def _seconds(step: Callable[[], None] | None, num: int, device: str) -> tuple[float, float]:
@@ -187,13 +168,13 @@ def _seconds(step: Callable[[], None] | None, num: int, device: str) -> tuple[fl
 
 
 def _row(
-    way: str, world: int, taken: list[list[tuple[float, float]]], baseline: Iterable[float], args: argparse.Namespace
+    way: str, taken: list[list[tuple[float, float]]], baseline: Iterable[float], args: argparse.Namespace
 ) -> dict[str, Any]:
     """Of every round: images per second, the ratio to the first way, and the CPU's share in each process."""
     images = args.batch * args.steps
     walls = [wall for wall, _ in taken[0]]
     rates = [images / wall for wall in walls]
-    row: dict[str, Any] = dict(way=way, processes=world)
+    row: dict[str, Any] = dict(way=way)
     row.update(images_per_s=statistics.median(rates), images_per_s_range=[min(rates), max(rates)])
     row['ratio'] = statistics.median(base / wall for base, wall in zip(baseline, walls, strict=True))
     if args.device == 'cpu':
@@ -206,21 +187,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('bp', help='config of a classifier, trained by back-propagation')
     parser.add_argument('local', nargs='+', help='configs that train it by local learning')
-    parser.add_argument('--processes', type=int, nargs='+', default=[2])
     parser.add_argument('--batch', type=int, default=64)
     parser.add_argument('--micro-batches', type=int, default=4)
     parser.add_argument('--size', type=int, default=32, help='height and width of images in px')
     parser.add_argument('--steps', type=int, default=4, help='of a round')
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
-    parser.add_argument('--json', type=Path, help='file to write the rows to')
+    add_processes(parser)
     args = parser.parse_args()
-    rows = []
-    for world in args.processes:
-        with tempfile.TemporaryDirectory() as folder:
-            out = f'{folder}/rows.json'
-            mp.spawn(measure, args=(world, free_port(), args, out), nprocs=world)
-            rows += json.loads(Path(out).read_text())
+    rows = measured_rows(measure, args)
     table = Table('processes', 'way', 'images / s', 'range', 'ratio', 'CPU s / step', "CPU's share")
     for row in rows:
         low, high = row['images_per_s_range']
@@ -230,12 +203,7 @@ def main() -> None:
             f'{row["ratio"]:.2f}', *cpu,
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 180).print(table)
-    if args.json:
-        said = {key: value for key, value in vars(args).items() if key not in ('json', 'device')}
-        device = torch.cuda.get_device_name() if args.device == 'cuda' else f'cpu ({platform.machine()}), 1 thread each'
-        load = dict(cores=os.cpu_count(), load_average=os.getloadavg()[0])
-        whole = dict(device=device, torch=torch.__version__, **load, **said, rows=rows)
-        args.json.write_text(json.dumps(whole, indent=1) + '\n')
+    write_rows(rows, args)
 
 
 if __name__ == '__main__':

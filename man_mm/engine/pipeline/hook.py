@@ -109,10 +109,10 @@ class PipelineHook(Hook):
         assert self._pipeline is not None
         own = {}
         for key, buffer in runner.message_hub.log_scalars.items():
-            values = buffer.data[0].tolist()
+            history = buffer.data[0]
             if key in self._main or key.startswith(OWN):
-                own[key] = values[self._seen.get(key, 0) :]
-            self._seen[key] = len(values)
+                own[key] = history[self._seen.get(key, 0) :].tolist()
+            self._seen[key] = len(history)
         is_first = dist.get_rank() == 0
         scalars: list[Any] | None = [None] * dist.get_world_size() if is_first else None
         dist.gather_object(own, scalars)

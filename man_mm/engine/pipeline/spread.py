@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...local import Handover, LocalBackbone, partition
+from ...local import Handover, LocalBackbone, evaluating, partition
 
 __all__ = ['BALANCED', 'check_split', 'module_flops', 'spread']
 
@@ -84,10 +84,8 @@ def module_flops(host: Any, backbone: LocalBackbone, data: dict[str, Any]) -> li
     inputs, targets = data['inputs'], data['data_samples']
     last = backbone.num_modules - 1
     marks = []
-    was_training = host.training
-    host.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
+        with evaluating(host), torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
             backbone.unrolled.run(backbone.backbone, 0, backbone.partition.span(last)[0], inputs)
             marks.append(counter.get_total_flops())
             host(inputs=inputs, data_samples=targets, mode='loss')
@@ -101,6 +99,5 @@ def module_flops(host: Any, backbone: LocalBackbone, data: dict[str, Any]) -> li
                 marks.append(counter.get_total_flops())
     finally:
         backbone.bank.close()
-        host.train(was_training)
     main = marks[1] - 2 * marks[0]
     return [*(b - a for a, b in pairwise(marks[1:])), main]

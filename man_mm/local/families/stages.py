@@ -1,14 +1,14 @@
 """What backbones of stages have in common: a stem, stages of blocks, and some of the stages' ends as outputs."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..unroll import StageOutputs, Unit, Unrolled
 
-__all__ = ['staged', 'unroll_stages']
+__all__ = ['staged', 'unroll_normed_stages', 'unroll_stages']
 
 
 def staged(stem: Unit, stages: Iterable[Sequence[Unit]], outputs: Sequence[int]) -> tuple[Unit, ...]:
@@ -45,3 +45,40 @@ def unroll_stages(net: Any, stem: tuple[str, ...], names: Sequence[str]) -> Unro
 def _blocks(net: nn.Module, name: str) -> list[str]:
     stage = net.get_submodule(name)
     return [f'{name}.{i}' for i in range(len(stage))] if isinstance(stage, nn.Sequential) else [name]
+
+
+def unroll_normed_stages(
+    net: Any,
+    stem: Unit,
+    stages: Iterable[Sequence[Unit]],
+    normed: Callable[[nn.Module, Tensor], Tensor],
+    container: type[list] | type[tuple] = tuple,
+) -> Unrolled:
+    """As `staged`, for a backbone whose stages are `stages.{i}` and whose outputs have a norm each, `norm{i}`.
+
+    Args:
+        net: The backbone; it returns the stages in `net.out_indices`.
+        stem: See `staged`.
+        stages: See `staged`.
+        normed: What it returns of a norm and of a map (N, C, H, W); it must pickle.
+        container: What it returns them in.
+    """
+    outputs = sorted(net.out_indices)
+    norms = tuple(f'norm{i}' for i in outputs)
+    finish = _NormedOutputs(tuple(f'stages.{i}' for i in outputs), norms, normed, container)
+    return Unrolled(staged(stem, stages, outputs), finish, norms)
+
+
+@dataclass(frozen=True)
+class _NormedOutputs:
+    """`finish` of a backbone that returns each of its taps through a norm of its own; see `unroll_normed_stages`."""
+
+    taps: tuple[str, ...]
+    norms: tuple[str, ...]
+    normed: Callable[[nn.Module, Tensor], Tensor]
+    container: type[list] | type[tuple]
+
+    def __call__(self, net: nn.Module, x: Tensor, taps: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        return self.container(
+            self.normed(net.get_submodule(norm), taps[tap]) for tap, norm in zip(self.taps, self.norms, strict=True)
+        )

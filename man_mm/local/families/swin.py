@@ -1,13 +1,12 @@
 """Swin transformers: patch embedding, then stages of blocks, patches merged between; every output has its own norm."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..unroll import Unit, Unrolled, register_unroll
-from .stages import staged
+from .stages import unroll_normed_stages
 from .tokens import to_map, to_tokens
 
 __all__: list[str] = []
@@ -42,13 +41,7 @@ def _unroll(net: Any, container: type[list] | type[tuple]) -> Unrolled:
     tensors = ('absolute_pos_embed',) if net.use_abs_pos_embed else ()
     embed = Unit('embed', 'embed', ('patch_embed', 'drop_after_pos'), function=_embed, tensors=tensors)
     stages = [[_block(i, j) for j in range(len(stage.blocks))] for i, stage in enumerate(net.stages)]
-    outputs = sorted(net.out_indices)
-    finish = _NormedTokens(
-        taps=tuple(f'stages.{i}' for i in outputs),
-        norms=tuple(f'norm{i}' for i in outputs),
-        container=container,
-    )
-    return Unrolled(staged(embed, stages, outputs), finish, finish.norms)
+    return unroll_normed_stages(net, embed, stages, _norm_of_tokens, container)
 
 
 def _block(stage: int, index: int) -> Unit:
@@ -79,22 +72,6 @@ class _Block:
         return to_map(net.get_submodule(self.block)(tokens, size), size)
 
 
-@dataclass(frozen=True)
-class _NormedTokens:
-    """`finish` of a Swin transformer: the norm of each output on its tokens, as a map (N, C, H, W).
-
-    Args:
-        taps: The outputs, in order.
-        norms: The norm of each.
-        container: What upstream returns them in.
-    """
-
-    taps: tuple[str, ...]
-    norms: tuple[str, ...]
-    container: type[list] | type[tuple]
-
-    def __call__(self, net: nn.Module, x: Tensor, taps: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        return self.container(
-            to_map(net.get_submodule(norm)(to_tokens(taps[tap])), taps[tap].shape[2:]).contiguous()
-            for tap, norm in zip(self.taps, self.norms, strict=True)
-        )
+def _norm_of_tokens(norm: nn.Module, x: Tensor) -> Tensor:
+    """The norm of the map's tokens, as a map (N, C, H, W)."""
+    return to_map(norm(to_tokens(x)), x.shape[2:]).contiguous()

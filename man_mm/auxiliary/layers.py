@@ -1,0 +1,30 @@
+"""Layers that auxiliaries are made of, and the weights that they start from."""
+
+from mmengine.model import initialize
+from torch import nn
+
+__all__ = ['conv_norm_relu', 'draw_afresh', 'reset_weights']
+
+
+def conv_norm_relu(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """A convolution without bias that keeps the size (stride 1) or halves it (stride 2), batch norm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def reset_weights(layers: nn.Module) -> None:
+    """Draw fresh weights: He-normal kernels (fan-out), norms 1 and 0, everything else by torch's default."""
+    draw_afresh(layers)
+    kernels = dict(type='Kaiming', layer=['Conv1d', 'Conv2d'])
+    norms = dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm', 'LayerNorm'])
+    initialize(layers, [kernels, norms])
+
+
+def draw_afresh(layers: nn.Module, but: nn.Module | None = None) -> None:
+    """Give every layer, `but` one, new weights as torch draws them."""
+    for layer in layers.modules():
+        if layer is not but and hasattr(layer, 'reset_parameters'):
+            layer.reset_parameters()
