@@ -1,7 +1,7 @@
 """LocalDistributedDataParallel: gradients of a module travel between processes while the next module runs."""
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, ClassVar, cast
 
 import torch
@@ -57,7 +57,7 @@ class LocalDistributedDataParallel(MMDistributedDataParallel):
         self._messages.broadcast()
 
     def reduce_module(self, module: int) -> None:
-        """Start to average the gradients of a module, and of its auxiliary unless a later module uses that one too.
+        """Start to average the gradients of what a module is the last one to train.
 
         Until `wait_for_modules` returns, the gradients of these parameters are not to be read. Does nothing inside
         `no_sync`.
@@ -70,7 +70,7 @@ class LocalDistributedDataParallel(MMDistributedDataParallel):
         self._messages.wait()
 
     def finish_modules(self) -> None:
-        """The same, at the end of a step: also for auxiliaries whose last user was idle in it (`train_every`)."""
+        """The same, at the end of a step: also for what idle modules overlap with or share (`train_every`)."""
         if self.require_backward_grad_sync:
             self._messages.send_rest()
         self._messages.wait()
@@ -89,7 +89,7 @@ class _Messages:
     """The gradients of modules, on their way between processes.
 
     Args:
-        backbone: Tells which auxiliary trains which module.
+        backbone: Tells what a module trains.
         own: Trainable parameters of each module but the last one. Every process sends the same ones in the same order.
         group: Processes to average over.
     """
@@ -113,12 +113,11 @@ class _Messages:
         self._send(self._own[module])
 
     def send_rest(self) -> None:
-        """Auxiliaries that trained a module in this step, and whose last user did not."""
-        groups = self._backbone.groups
-        last_users = {index: module for module, index in enumerate(groups)}
-        for index in sorted({groups[module] for module in self._sent}):
-            if last_users[index] not in self._sent:
-                self._send(list(_trainable(self._backbone.auxiliaries[index].parameters())))
+        """What modules of this step trained, and what an idle one would have been the last to train or use."""
+        idle = {p for m, own in enumerate(self._own) if m not in self._sent for p in own}
+        if idle:
+            trained = chain.from_iterable(map(self._backbone.trained_parameters, sorted(self._sent)))
+            self._send(list(dict.fromkeys(p for p in trained if p in idle)))
         self._sent.clear()
 
     def _send(self, parameters: Sequence[nn.Parameter]) -> None:

@@ -255,6 +255,12 @@ class LocalBackbone(TransparentWrapper):
         if module < len(self.groups) and self.groups[module] not in self.groups[module + 1 :]:
             yield from self.auxiliary_of(module).parameters()
 
+    def trained_parameters(self, module: int) -> Iterator[nn.Parameter]:
+        """Parameters that the loss of a module, not the last one, trains: of units and of its auxiliary."""
+        for unit in self.unrolled.units[slice(*self.partition.reach(module))]:
+            yield from unit.parameters(self.backbone)
+        yield from self.auxiliary_of(module).parameters()
+
     def init_weights(self) -> None:
         """Initialise the wrapped backbone as upstream does, then the auxiliaries, which may copy from it."""
         super().init_weights()

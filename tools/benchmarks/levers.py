@@ -42,6 +42,7 @@ def levers(cfg: Config) -> dict[str, dict[str, Any]]:
         "bank_dtype='float16'": {f'{NET}.bank_dtype': 'float16'},
         'cut_stage=False': {f'{NET}.auxiliary.cut_stage': False},
         'train_every=2': {f'{NET}.train_every': 2},
+        'overlap=1': {f'{NET}.overlap': 1},
         'light heads (64 channels, 1 convolution)': {head: dict(bbox_head=light)},
         'light heads, necks of 64 channels': {head: dict(bbox_head=narrow), neck: 64},
         'the same, a third of the anchors': {head: dict(bbox_head=few), neck: 64},
