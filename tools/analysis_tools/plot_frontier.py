@@ -40,7 +40,7 @@ def draw(axis: plt.Axes, file: Path, limit: float) -> list[tuple[float, float, s
         x, y = row['gflops'] / first['gflops'], row['peak_mib'] / first['peak_mib']
         name = short(row['config'])
         is_peer = row['config'].endswith('.py') or row['config'].startswith('lean')
-        if x > limit or not is_peer or ('_k4' in name and any('K=4,' in r['config'] for r in rows)):
+        if x > limit or not is_peer or (name == 'manlean_k4' and any('K=4,' in r['config'] for r in rows)):
             continue
         own = look(family(name))
         axis.plot(x, y, linestyle='none', **own)
