@@ -95,7 +95,7 @@ def reached(loss, model):
 def local_parameters(model, module):
     """Names of the parameters of a module and of its auxiliary."""
     names = {p: name for name, p in model.named_parameters()}
-    return {names[p] for p in model.backbone.module_parameters(module) if p.requires_grad}
+    return {names[p] for p in model.backbone.last_trained_parameters(module) if p.requires_grad}
 
 
 def named(model, *prefixes):

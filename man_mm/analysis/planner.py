@@ -51,6 +51,11 @@ class Planner:
             raise ValueError(
                 f"model.{self.place}.partition={policy!r} names cuts, which num_modules='auto' chooses: leave it out."
             )
+        if self.net.get('overlap', 0) > 1:
+            raise ValueError(
+                f"model.{self.place}.overlap={self.net.overlap} needs as long modules, but num_modules='auto' tries "
+                'modules of one unit: set overlap to 0 or 1, or num_modules to a number.'
+            )
         size = size or self.net.get('probe_size')
         if size is None:
             raise ValueError(
@@ -104,7 +109,8 @@ class Planner:
             cfg.optim_wrapper.eager_step = True
         is_cut = setting.num_modules > 1
         if not is_cut:
-            net.pop('tail_chunks', None)  # refused where there are no modules
+            net.pop('tail_chunks', None)  # it and overlap act on modules
+            net.pop('overlap', None)
         new = self.functions[is_cut] if setting.heads else []
         functions = list(dict.fromkeys([*self._own_functions(is_cut), *new]))
         hooks = [hook for hook in cfg.get('custom_hooks', []) if not _is_checkpoint_hook(hook)]

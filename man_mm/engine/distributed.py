@@ -47,7 +47,7 @@ class LocalDistributedDataParallel(MMDistributedDataParallel):
                 'model_wrapper_cfg.static_graph must be off: shared heads get gradients from local losses too.'
             )
         backbone = find_local_backbone(module)
-        own = [list(_trainable(backbone.module_parameters(m))) for m in range(backbone.num_modules - 1)]
+        own = [list(_trainable(backbone.last_trained_parameters(m))) for m in range(backbone.num_modules - 1)]
         names = {p: name for name, p in module.named_parameters()}
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             module, [names[p] for parameters in own for p in parameters]
@@ -70,7 +70,7 @@ class LocalDistributedDataParallel(MMDistributedDataParallel):
         self._messages.wait()
 
     def finish_modules(self) -> None:
-        """The same, at the end of a step: also for what idle modules overlap with or share (`train_every`)."""
+        """At the end of a step: average what an idle module would have sent (`train_every`), and wait for all."""
         if self.require_backward_grad_sync:
             self._messages.send_rest()
         self._messages.wait()
@@ -113,7 +113,7 @@ class _Messages:
         self._send(self._own[module])
 
     def send_rest(self) -> None:
-        """What modules of this step trained, and what an idle one would have been the last to train or use."""
+        """Send what this step trained and no message has carried, because the last module to train it is idle."""
         idle = {p for m, own in enumerate(self._own) if m not in self._sent for p in own}
         if idle:
             trained = chain.from_iterable(map(self._backbone.trained_parameters, sorted(self._sent)))

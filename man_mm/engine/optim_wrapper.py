@@ -32,8 +32,9 @@ class LocalOptimWrapper(OptimWrapper):
             With several processes it needs `man_mm.LocalDistributedDataParallel`, and a module is stepped right before
             the next one's backward: its gradients are averaged over the processes in the meantime.
         clip_grad: As in `OptimWrapper`; `per_module=True` clips every module with its auxiliary, and the rest of the
-            model, by a norm of its own instead of one norm over all. The log tells these norms before clipping, and
-            those of the neck and of each head apart (`grad_norm/neck`).
+            model, by a norm of its own instead of one norm over all; units that modules overlap in belong to the later
+            one. The log tells these norms before clipping, and those of the neck and of each head apart
+            (`grad_norm/neck`; `grad_norm/backbone_tail`: layers behind the last unit).
 
     Raises:
         ValueError: If `eager_step` meets accumulation, clipping over all parameters, a loss scaler or plain DDP.
@@ -108,7 +109,11 @@ class LocalOptimWrapper(OptimWrapper):
             publish_local_backward(self.local_backward),
             explain_out_of_memory('main loss', 'neck and head (forward)'),
         ):
-            yield
+            try:
+                yield
+            except BaseException:
+                self._forget_failed_step()
+                raise
 
     def _forget_failed_step(self) -> None:
         self.local_losses.clear()
@@ -158,7 +163,7 @@ class LocalOptimWrapper(OptimWrapper):
     def _step_module(self, module: int) -> None:
         """Step the parameters of one module and its auxiliary; what it shares with others keeps its gradient."""
         assert self._backbone is not None
-        own = set(self._backbone.module_parameters(module))
+        own = set(self._backbone.last_trained_parameters(module))
         everything = [p for group in self.optimizer.param_groups for p in group['params']]
         others = {p: p.grad for p in everything if p.grad is not None and p not in own}
         for p in others:
@@ -207,7 +212,7 @@ class LocalOptimWrapper(OptimWrapper):
         assert self._backbone is not None
         rest = {p: None for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None}
         for module in range(self._backbone.num_modules):
-            own = [p for p in self._backbone.module_parameters(module) if p in rest]
+            own = [p for p in self._backbone.last_trained_parameters(module) if p in rest]
             for p in own:
                 del rest[p]
             self._clip(own, f'local_{module:02d}/grad_norm')
@@ -219,7 +224,9 @@ class LocalOptimWrapper(OptimWrapper):
         parts: dict[str, list[Tensor]] = {}
         for name, p in self._host.named_parameters():
             if p in parameters and p.grad is not None:
-                parts.setdefault(name.split('.')[0], []).append(p.grad)
+                part = name.split('.')[0]
+                is_tail = getattr(self._host, part) is self._backbone
+                parts.setdefault(f'{part}_tail' if is_tail else part, []).append(p.grad)
         if len(parts) < 2 or 'max_norm' not in self.clip_grad_kwargs:
             return
         for name, grads in parts.items():

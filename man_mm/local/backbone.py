@@ -18,10 +18,17 @@ from .out_of_memory import explain_out_of_memory
 from .partition import Partition, partition
 from .place import Place, unit_shapes
 from .readout import Readout
-from .settings import bank_precision, check_auxiliary, checked_tail_chunks, checked_train_every, planned
+from .settings import (
+    bank_precision,
+    check_auxiliary,
+    checked_overlap,
+    checked_tail_chunks,
+    checked_train_every,
+    planned,
+)
 from .share import build_auxiliaries
 from .signal import LocalBackward, current_local_backward
-from .tail import finish
+from .tail import finish_in_parts
 from .transparent import TransparentWrapper
 from .unroll import Unrolled, unroll
 
@@ -60,7 +67,7 @@ class LocalBackbone(TransparentWrapper):
         overlap: o: a module but the first one begins o units before its own, from their detached input, and trains
             them too: the gradients of both losses add up there, and more of the backbone sees the main loss
             (overlapping local updates: Laskin et al., 2020; LoCo: Xiong et al., 2020). These units run twice in a step,
-            and so do their running statistics.
+            so their running statistics move twice.
         memory_budget: With `num_modules='auto'`: memory of a training step, e.g. `6GiB`, or a number of bytes.
 
     Raises:
@@ -86,7 +93,7 @@ class LocalBackbone(TransparentWrapper):
         num_modules = planned(num_modules, memory_budget)
         super().__init__(MODELS.build(backbone), init_cfg)
         self.unrolled: Unrolled = unroll(self.backbone)
-        self.partition = self._cut(num_modules, partition, probe_size, overlap)
+        self.partition = self._cut(num_modules, partition, probe_size, checked_overlap(overlap, num_modules))
         self.bank = FeatureBank(bank_precision(bank_dtype), is_lent=switch('bank', bank))
         self.readout: Readout | None = None
         self.handover: Handover | None = None
@@ -164,7 +171,7 @@ class LocalBackbone(TransparentWrapper):
         x = self.learn(start, stop, local_backward, readout)
         with explain_out_of_memory('forward', self.partition.name(stop)):
             x, _, taps = self.run_module(stop, x)
-        return finish(self.unrolled, self.backbone, x, {**self.bank.taps(), **taps}, self.tail_chunks)
+        return finish_in_parts(self.unrolled, self.backbone, x, {**self.bank.taps(), **taps}, self.tail_chunks)
 
     def learn(self, start: Handover, stop: int, local_backward: LocalBackward, readout: Readout) -> Tensor:
         """Run the modules from `start` on and before `stop`, train each by its local loss, bank its taps.
@@ -207,19 +214,22 @@ class LocalBackbone(TransparentWrapper):
     def _local_losses(self, auxiliary: Any, x: Tensor, taps: Mapping[str, Tensor], readout: Readout) -> dict[str, Any]:
         """The task's losses on a module's output `x`. The module's own `taps` carry its graph, banked ones none."""
         task = readout.task(auxiliary, self.bank.inputs, self.bank.targets)
-        return auxiliary.local_losses(x, {**self.bank.lent(), **taps}, task)
+        own = {name: tap for name, tap in taps.items() if name in self.banked and not self.banked[name].pooled}
+        return auxiliary.local_losses(x, {**self.bank.lent(), **own}, task)
 
     def run_module(self, module: int, x: Tensor, is_trained: bool = True) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Run one module on its input `x`, which is detached: the only live graph is its own, none for an idle one.
 
         Returns:
-            Its output, the input of the next module, detached, and the taps that it made, which carry its graph.
+            Its output, the input of the next module, detached, and the taps that it made, which carry its graph. An
+            idle module leaves what the next one overlaps with to that one.
         """
         x = x.detach()
         if module > 0 and self._checkpoints and is_trained:
             x.requires_grad_()  # upstream's blocks are checkpointed only if their input requires a gradient
         start, stop = self.partition.reach(module)
         _, next_start = self.partition.last_trained(module)
+        stop = stop if is_trained else next_start
         with torch.set_grad_enabled(is_trained):
             following, taps = self.unrolled.run(self.backbone, start, next_start, x)
             version = following._version
@@ -246,7 +256,7 @@ class LocalBackbone(TransparentWrapper):
         """The auxiliary that trains a module: of the module alone, unless they share."""
         return self.auxiliaries[self.groups[module]]
 
-    def module_parameters(self, module: int) -> Iterator[nn.Parameter]:
+    def last_trained_parameters(self, module: int) -> Iterator[nn.Parameter]:
         """Parameters that get their last gradient from a module: of its units, and of the auxiliary that trains it,
         unless a later module trains or uses them too.
         """

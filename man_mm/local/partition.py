@@ -108,17 +108,12 @@ def _cuts(num_units: int, num_modules: int, policy: object, costs: Sequence[floa
 
 
 def _check_overlap(cut: Partition) -> None:
-    overlap = cut.overlap
-    if isinstance(overlap, bool) or not isinstance(overlap, int) or overlap < 0:
-        raise ValueError(
-            f'overlap={overlap!r} must be an integer: 0, or units of a module that the next one trains too.'
-        )
     for module in range(cut.num_modules - 1):
         start, stop = cut.span(module)
-        if stop - start < overlap:
+        if stop - start < cut.overlap:
             raise ValueError(
-                f'overlap={overlap}: {cut.name(module)} has {stop - start} units, fewer than the next one would train '
-                'too. Lower overlap or num_modules, or name other cuts.'
+                f'overlap={cut.overlap}: {cut.name(module)} has {stop - start} units, fewer than the next one would '
+                'train too. Lower overlap or num_modules, or name other cuts.'
             )
 
 

@@ -1,4 +1,4 @@
-"""What a `LocalBackbone` asks of the model around it, which man_mm.readout answers."""
+"""What a `LocalBackbone` asks of the model around it; man_mm.readout.base has the class that answers."""
 
 from contextlib import AbstractContextManager
 from typing import Any, Protocol

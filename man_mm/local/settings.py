@@ -7,7 +7,14 @@ from typing import Any, cast
 import torch
 from mmengine.logging import print_log
 
-__all__ = ['bank_precision', 'check_auxiliary', 'checked_tail_chunks', 'checked_train_every', 'planned']
+__all__ = [
+    'bank_precision',
+    'check_auxiliary',
+    'checked_overlap',
+    'checked_tail_chunks',
+    'checked_train_every',
+    'planned',
+]
 
 BANK_DTYPES = ('float16', 'bfloat16', 'float32')
 
@@ -49,13 +56,27 @@ def checked_train_every(n: int, num_modules: int) -> int:
     """Return `n`; warn if it cannot act."""
     if not _counts(n):
         raise ValueError(f'train_every={n!r} must be an integer, 1 (every step) or more.')
-    if n > 1 and num_modules == 1:
+    if n > 1:
+        _warn_without_modules(f'train_every={n}', num_modules)
+    return n
+
+
+def checked_overlap(n: int, num_modules: int) -> int:
+    """Return `n`, which `partition` holds against the lengths of modules; warn if it cannot act."""
+    if n != 0 and not _counts(n):
+        raise ValueError(f'overlap={n!r} must be an integer: units of a module that the next one trains too, or 0.')
+    if n:
+        _warn_without_modules(f'overlap={n}', num_modules)
+    return n
+
+
+def _warn_without_modules(setting: str, num_modules: int) -> None:
+    if num_modules == 1:
         print_log(
-            f'LocalBackbone: train_every={n} has nothing to act on: with num_modules=1 there are no local losses.',
+            f'LocalBackbone: {setting} has nothing to act on: with num_modules=1 there are no local losses.',
             logger='current',
             level=logging.WARNING,
         )
-    return n
 
 
 def checked_tail_chunks(n: int, num_modules: int, backbone: str, tail: Sequence[str]) -> int:

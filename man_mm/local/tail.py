@@ -10,10 +10,10 @@ from torch.utils.checkpoint import checkpoint
 
 from .unroll import Unrolled
 
-__all__ = ['finish']
+__all__ = ['finish_in_parts']
 
 
-def finish(unrolled: Unrolled, net: nn.Module, x: Tensor, taps: Mapping[str, Tensor], num_parts: int = 1) -> Any:
+def finish_in_parts(unrolled: Unrolled, net: nn.Module, x: Tensor, taps: Mapping[str, Tensor], num_parts: int) -> Any:
     """Return what a backbone returns.
 
     Args:

@@ -266,12 +266,13 @@ def test_a_wrong_amount_names_key_value_and_units(text):
             dict(probe_size=None),
             "num_modules='auto' needs the size of the training images: set model.backbone.probe_size",
         ),
+        (dict(overlap=2), "overlap=2 needs as long modules, but num_modules='auto' tries modules of one"),
         (dict(partition=['stem']), r"model.backbone.partition=\['stem'\] names cuts, which num_modules='auto' chooses"),
     ],
-    ids=['no budget', 'bad budget', 'no size', 'own cuts'],
+    ids=['no budget', 'bad budget', 'no size', 'overlap', 'own cuts'],
 )
 def test_what_a_plan_lacks_is_named(options, message):
-    net = {key: value for key, value in options.items() if key == 'partition'}
+    net = {key: value for key, value in options.items() if key in ('partition', 'overlap')}
     if 'probe_size' not in options:
         net['probe_size'] = SIZE
     with pytest.raises(ValueError, match=message):

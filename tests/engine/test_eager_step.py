@@ -66,3 +66,18 @@ def test_clipping_per_module_is_the_same_with_and_without_eager_steps(auxiliary)
 def test_eager_step_is_refused_where_it_would_change_the_numbers(options, reason):
     with pytest.raises(ValueError, match=f'optim_wrapper.eager_step=True does not go with {reason}'):
         trainer(4, eager_step=True, **options)
+
+
+@pytest.mark.parametrize('eager_step', [False, True])
+def test_a_step_that_failed_leaves_no_losses_behind_for_the_next_one(eager_step):
+    run = trainer(4, eager_step=eager_step)
+
+    def fail(*_):
+        raise InterruptedError
+
+    failing = run.model.neck.register_forward_pre_hook(fail)
+    with pytest.raises(InterruptedError):
+        run.step()
+    assert not run.optim_wrapper.local_losses
+    failing.remove()
+    assert run.step()['loss'] > 0

@@ -3,8 +3,12 @@
 import pytest
 import torch
 
+from man_mm.analysis.structure import module_rows
 from man_mm.engine.pipeline.checks import refuse_dependence
+from man_mm.engine.setup_record import describe
 
+from ..classification import batch as labelled
+from ..classification import classifier, make
 from ..models import batch, build, retinanet
 from ..training import SavedTensors, SpyWrapper, Trainer, assert_equal, local_parameters, named, reached, trainer
 
@@ -13,8 +17,10 @@ UNITS = ['stem', 'layer1.0', 'layer1.1', 'layer2.0', 'layer2.1', 'layer3.0', 'la
 
 
 def overlapping(overlap=1, num_modules=4, auxiliary=PRIVATE, **options):
+    """A trainer of the tiny RetinaNet in whose blocks all gradients differ from zero."""
     keys = {key: options.pop(key) for key in ('partition', 'train_every', 'share') if key in options}
-    return trainer(num_modules, auxiliary=auxiliary, model_options=dict(overlap=overlap, **keys), **options)
+    net = dict(zero_init_residual=False)
+    return trainer(num_modules, net, auxiliary, model_options=dict(overlap=overlap, **keys), **options)
 
 
 def units(backbone, span):
@@ -50,7 +56,7 @@ def test_gradients_of_overlapped_units_are_the_sum_of_both_losses_and_others_sta
     """The main loss' part is that of a run whose last module begins where the overlap does."""
     at, earlier = UNITS[3], UNITS[3 - overlap] if overlap < 4 else None
     run, plain = (overlapping(o, 2, partition=[at]) for o in (overlap, 0))
-    main = overlapping(0, 2, partition=[earlier]) if earlier else trainer(1)
+    main = overlapping(0, 2, partition=[earlier]) if earlier else trainer(1, dict(zero_init_residual=False))
     main.model.load_state_dict(run.model.state_dict(), strict=False)  # heads are drawn after auxiliaries
     for each in (run, plain, main):
         each.step()
@@ -58,6 +64,7 @@ def test_gradients_of_overlapped_units_are_the_sum_of_both_losses_and_others_sta
     both = units(backbone, (4 - overlap, 4))
     if earlier is None:  # back-propagation
         assert both == units(backbone, (0, 4))
+    assert all(plain.gradients[name].any() and main.gradients[name].any() for name in both)
     summed = {name: plain.gradients[name] + main.gradients[name] for name in both}
     assert_equal(of(run, both), summed, rtol=1e-5, atol=1e-6)
     assert_equal(of(run, run.gradients.keys() - both), of(plain, plain.gradients.keys() - both))
@@ -100,14 +107,25 @@ def test_units_of_an_idle_module_that_the_next_one_overlaps_with_train_by_that_a
     assert trained == overlapped[0] | units(backbone, (start, stop)) | overlapped[2] | units(backbone, (7, 9))
 
 
-def test_less_is_kept_than_by_back_propagation():
+def test_what_is_kept_is_that_of_longer_modules_and_less_than_by_back_propagation():
     peaks = []
-    for run in (trainer(1), overlapping(1, 4), overlapping(0, 4)):
+    for run in (trainer(1), overlapping(1, 9), overlapping(0, 9)):
         saved = SavedTensors(run.model)
         with saved.watch():
             run.step()
         peaks.append(saved.peak)
-    assert peaks[0] > peaks[1] >= peaks[2]
+    assert peaks[0] > peaks[1] > peaks[2]
+
+
+@pytest.mark.parametrize('num_modules', [4, 7])
+def test_pooled_features_of_overlapped_units_are_those_of_the_bank(num_modules):
+    """At K=7 some overlapped units end a stage, of which a classifier's SLM reads the mean over positions."""
+    model = make(classifier('man', num_modules, backbone_overlap=1))
+    run, joined = Trainer(model), []
+    for auxiliary in model.backbone.auxiliaries:
+        auxiliary.heads['head'].register_forward_pre_hook(lambda _, args: joined.append(args[0][-1].dim()))
+    run.step(labelled())
+    assert joined == [2] * (num_modules - 1)
 
 
 @pytest.mark.parametrize('overlap', [-1, 1.0, True, '1'])
@@ -121,12 +139,29 @@ def test_an_overlap_longer_than_a_module_is_refused_and_the_module_named():
         build(retinanet(9, overlap=2))
 
 
-def test_back_propagation_has_nothing_to_overlap():
-    run = overlapping(1, 1)
+def test_back_propagation_has_nothing_to_overlap_and_says_so(warnings):
+    run = trainer(1, model_options=dict(overlap=1))
+    assert sum('overlap=1 has nothing to act on' in text for text in warnings()) == 1
     run.step()
     plain = trainer(1)
     plain.step()
     assert_equal(run.gradients, plain.gradients)
+
+
+def test_the_partition_tells_what_is_read_from_the_bank():
+    """Module 3 of 9, layer2.0, begins at the end of layer1, whose output it makes itself."""
+    rows = [module_rows(overlapping(o, 9).model.backbone)[3] for o in (0, 1)]
+    assert [row.reads for row in rows] == [('layer1',), ()]
+    assert rows[0].units == rows[1].units == ('layer2.0',)
+
+
+def test_processes_that_differ_in_it_or_in_the_bank_are_told_apart():
+    def record(**keys):
+        run = trainer(4, model_options=keys)
+        return describe(run.model, run.model.backbone, run.optim_wrapper)
+
+    records = [record(), record(overlap=1), record(bank=False), record(bank_dtype='float16')]
+    assert all(records.count(one) == 1 for one in records)
 
 
 def test_a_pipeline_refuses_it():

@@ -260,9 +260,9 @@ def test_a_shared_auxiliarys_gradients_are_gone_after_its_last_module():
     assert alive == [set(), {1}, set(), {2}, set(), {3}, set(), set(), set()]
 
 
-def test_module_parameters_cover_the_backbone_and_shared_auxiliaries_once():
+def test_last_trained_parameters_cover_the_backbone_and_shared_auxiliaries_once():
     net = build(detector(head='private', **REST)).backbone
-    listed = [p for module in range(9) for p in net.module_parameters(module)]
+    listed = [p for module in range(9) for p in net.last_trained_parameters(module)]
     assert len(listed) == len(set(listed))
     assert set(listed) == set(net.parameters())
 

@@ -64,7 +64,7 @@ def test_no_graph_crosses_a_cut(num_modules, bank, tail):
         generator = model.generator
         names = {p: name for name, p in model.named_parameters()}
         last = num_modules - 1
-        expected = {names[p] for p in generator.module_parameters(last if module is None else module)}
+        expected = {names[p] for p in generator.last_trained_parameters(last if module is None else module)}
         net = generator.backbone
         tail_parameters = {names[p] for path in generator.unrolled.tail for p in net.get_submodule(path).parameters()}
         if module is None or tail == 'shared':

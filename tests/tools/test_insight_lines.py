@@ -92,7 +92,7 @@ def test_probes_of_every_unit_are_written_and_drawn(run, options, tmp_path):
     run('probe.py', CONFIG, 'none', CONFIG, 'none', '--names', 'BP', 'MAN', *switches, '--cfg-options', *options)
     report = json.loads((tmp_path / 'probe.json').read_text())
     assert [model['name'] for model in report['models']] == ['BP', 'MAN']
-    assert report['images'] == dict(train=20, test=4)  # those that were there
+    assert (report['images_train'], report['images_test']) == (20, 4)  # those that were there
     assert all(list(model['accuracy']) == report['layers'] for model in report['models'])
     assert all(0 <= score <= 100 for model in report['models'] for score in model['accuracy'].values())
     assert is_drawn(tmp_path / 'probe.png')

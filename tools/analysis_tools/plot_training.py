@@ -1,7 +1,7 @@
 """Draw what runs logged in training: the losses and the local loss of each module, and norms of gradients if there are.
 
 A row per work folder. Gradient norms are logged when gradients are clipped; to log those of each module and of the rest
-of the model, the shared head among it, without to change anything, train with
+of the model, the shared head among it, without changing anything, train with
 `--cfg-options optim_wrapper.clip_grad.max_norm=1e9 optim_wrapper.clip_grad.per_module=True`.
 """
 
@@ -23,7 +23,7 @@ OWN = ('total', 'grad_norm')
 """What a module may log."""
 WHOLE = {'loss': 'main loss', 'grad_norm': 'the rest'}
 """What the black line is where modules have lines of their own."""
-DASHES = ('--', ':', '-.')
+DASHES = ('--', ':', '-.', (0, (5, 1, 1, 1, 1, 1)))
 LOG_FROM = 20
 """Values that span so large a factor are drawn on a logarithmic scale."""
 

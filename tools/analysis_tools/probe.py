@@ -38,7 +38,7 @@ def main() -> None:
         scores = probe_layers(train, test, args.strength)
         row['accuracy'] = {layer: round(score, 2) for layer, score in scores.items()}
         report['layers'] = list(scores)
-        report['images'] = dict(train=len(train[1]), test=len(test[1]))  # a data set may have fewer than --images
+        report |= dict(images_train=len(train[1]), images_test=len(test[1]))  # a data set may have fewer than --images
     table = Table('layer', *names)
     for layer in report['layers']:
         table.add_row(layer, *(f'{row["accuracy"][layer]:.1f}' for row in report['models']))
