@@ -86,7 +86,11 @@ def workplace(tmp_path, monkeypatch):
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
     weights = {'backbone.conv1.weight': torch.ones(2), 'backbone.auxiliaries.0.layers.0.weight': torch.ones(3)}
     torch.save(dict(meta={}, state_dict=weights), tmp_path / 'epoch_12.pth')
-    for name, size in {'GT.png': 96, 'LR.png': 48, 'bp.png': 96, 'man.png': 96}.items():
+    photo = 'pexels-cup-of-couple-7303788.png'
+    photos = {f'data/photos/val/HR/{photo}': 96, f'data/photos/val/LR_bicubic/X4/{photo}': 24}
+    photos |= {f'shown/{name}/photos/{photo}': 96 for name in ('bp', 'lean')}
+    for name, size in {'GT.png': 96, 'LR.png': 48, 'bp.png': 96, 'man.png': 96, **photos}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         noise = np.random.default_rng(size).integers(0, 256, (size, size, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / name)
     kinds = ('weights', 'auxiliary', 'gradients', 'optimizer', 'activations', 'bank')
