@@ -12,7 +12,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
-from ..local import LocalBackbone, explain_out_of_memory, find_local_backbone, publish_local_backward
+from ..local import HandedOver, LocalBackbone, explain_out_of_memory, find_local_backbone, publish_local_backward
 from ..registry import OPTIM_WRAPPERS, strict_keys, switch
 from .distributed import LocalDistributedDataParallel
 
@@ -111,6 +111,8 @@ class LocalOptimWrapper(OptimWrapper):
         ):
             try:
                 yield
+            except HandedOver:  # another process goes on
+                raise
             except BaseException:
                 self._forget_failed_step()
                 raise
@@ -221,15 +223,15 @@ class LocalOptimWrapper(OptimWrapper):
 
     def _log_norms(self, parameters: Collection[nn.Parameter]) -> None:
         """Log the norms of the neck's and of each head's gradients, which are clipped by the one of all."""
+        if not parameters or 'max_norm' not in self.clip_grad_kwargs:
+            return
         parts: dict[str, list[Tensor]] = {}
         for name, p in self._host.named_parameters():
             if p in parameters and p.grad is not None:
                 part = name.split('.')[0]
                 is_tail = getattr(self._host, part) is self._backbone
                 parts.setdefault(f'{part}_tail' if is_tail else part, []).append(p.grad)
-        if len(parts) < 2 or 'max_norm' not in self.clip_grad_kwargs:
-            return
-        for name, grads in parts.items():
+        for name, grads in parts.items() if len(parts) > 1 else ():
             order = self.clip_grad_kwargs.get('norm_type', 2.0)
             norms = torch.stack([torch.linalg.vector_norm(grad, order) for grad in grads])
             self.message_hub.update_scalar(f'train/grad_norm/{name}', float(torch.linalg.vector_norm(norms, order)))
