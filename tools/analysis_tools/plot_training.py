@@ -120,7 +120,7 @@ def label_modules(axis: Axes, colours: list, black: dict[str, str]) -> None:
         axis.plot([], [], color=colours[module], label=f'module {module}')
     for name, dashes in black.items():
         axis.plot([], [], color=INK, linestyle=dashes, linewidth=1.8, label=name)
-    axis.legend(fontsize=8, loc='upper right')
+    axis.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
 
 
 if __name__ == '__main__':
