@@ -15,7 +15,7 @@ READ_BY_RUNNER = (
     'activation_checkpointing', 'broadcast_buffers', 'compile', 'custom_imports', 'detect_anomalous_params',
     'efficient_conv_bn_eval', 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn',
 )  # fmt: skip
-TOP_LEVEL = {*inspect.signature(Runner.__init__).parameters, *READ_BY_RUNNER} - {'self', 'cfg'}
+TOP_LEVEL = {*inspect.signature(Runner.__init__).parameters, *READ_BY_RUNNER, 'plan'} - {'self', 'cfg'}
 PARAMWISE = {
     'lr_mult', 'decay_mult', 'custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult',
     'dwconv_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate',

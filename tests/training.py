@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from weakref import WeakSet
 
 import torch
+from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.model import is_model_wrapper
 
@@ -43,6 +44,7 @@ class Trainer:
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = optimizer(trained, lr=lr, **options_of)
         self.optim_wrapper = wrapper(optimizer=self.optimizer, **options)
+        self.cfg = Config()
         self.message_hub = MessageHub.get_instance(f'trainer-{id(self)}')
         self.hook = FeatureBankHook()
         self.gradients = {}

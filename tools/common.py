@@ -13,7 +13,7 @@ from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
 from mmengine.logging import MMLogger
 
-from man_mm.analysis.plan import Plan, asks_for_plan, make_plan
+from man_mm.analysis.plan import Plan, make_plan
 from man_mm.compat import prepare_cpu_processes, read_config
 from man_mm.config_keys import misspelt_keys
 from man_mm.engine.setup_record import refuse_different_ranks
@@ -95,19 +95,19 @@ def _leaves(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
 
 
 def plan_modules(cfg: Config) -> Plan | None:
-    """Choose what `num_modules='auto'` leaves open, if the config has it; the plan holds the config to go on with.
+    """Choose K, cuts and what is recomputed, if the config has a `plan`, which holds the config to go on with.
 
     The same config gives the same plan, so every process of a run makes its own, and a resumed run the first one's.
     """
-    if not asks_for_plan(cfg):
+    if cfg.get('plan') is None:
         return None
     if os.environ['LOCAL_RANK'] == '0':
-        print("num_modules='auto': looking for the fastest setting that fits in memory_budget ...", flush=True)
+        print(f'plan={dict(cfg.plan)}: looking for the fastest setting that fits ...', flush=True)
     MMLogger.get_instance('plan', logger_name='plan', log_level='ERROR')  # else every candidate has its warnings
     try:
         plan = make_plan(cfg, device='cpu' if get_device() == 'cpu' else 'cuda')
     except ValueError as error:
         sys.exit(str(error))
     if plan.cfg is None:
-        sys.exit(f"num_modules='auto': {plan}")
+        sys.exit(f'plan: {plan}')
     return plan

@@ -8,7 +8,7 @@ from hosts import host_of
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from man_mm.analysis.plan import asks_for_plan, without_plan
+from man_mm.analysis.plan import without_plan
 from man_mm.datasets import missing_data
 
 
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    if asks_for_plan(cfg):
+    if cfg.get('plan') is not None:
         cfg = without_plan(cfg)
     cfg.load_from = args.checkpoint
     missing = missing_data(cfg, ('test_dataloader',))

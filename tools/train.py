@@ -71,7 +71,7 @@ def main() -> None:
         cfg = plan.cfg
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     if plan is not None:
-        runner.logger.info(f"num_modules='auto': {plan}")
+        runner.logger.info(f'plan: {plan}')
     for sentence in unmatched_custom_keys(cfg.optim_wrapper, runner.model):
         runner.logger.warning(sentence)
     runner.train()

@@ -48,8 +48,8 @@ class StepCost:
 def step_cost(step: TrainStep, batch: Any) -> StepCost:
     """Measure after the optimizer has made its state.
 
-    Of steps that differ, because gradients accumulate or modules train in turns, the one with the highest peak counts,
-    with the mean of their operations.
+    Of steps that differ, because gradients accumulate, the one with the highest peak counts, with the mean of their
+    operations.
     """
     step.warm_up(batch)
     costs = [_one_cost(step, batch) for _ in range(step.period)]

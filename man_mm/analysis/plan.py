@@ -7,10 +7,10 @@ from typing import Any
 from mmengine.config import Config
 
 from .memory import KINDS
-from .planner import Planner, place_of
+from .planner import Planner
 from .search import Estimate, Setting, fastest, search
 
-__all__ = ['Plan', 'asks_for_plan', 'make_plan', 'without_plan']
+__all__ = ['Plan', 'make_plan', 'without_plan']
 
 MIB = 2**20
 
@@ -25,7 +25,7 @@ class Plan:
         batch: Images of a step.
         size: Their height and width in px.
         chosen: None if nothing fits.
-        cfg: The config with the chosen setting in it, and no `auto`.
+        cfg: The config with the chosen setting in it, and no `plan`.
     """
 
     budget: int
@@ -51,14 +51,8 @@ class Plan:
         )
 
 
-def asks_for_plan(cfg: Config) -> bool:
-    """Whether the config has a `LocalBackbone` with `num_modules='auto'`."""
-    name = place_of(cfg)
-    return name is not None and cfg.model[name].get('num_modules') == 'auto'
-
-
 def without_plan(cfg: Config) -> Config:
-    """The config with K = 1 in place of `auto`: enough for a test, where no auxiliary takes part."""
+    """The config with K = 1 in place of its plan: enough for a test, where no auxiliary takes part."""
     return Planner(cfg).config(Setting(1))
 
 
@@ -77,7 +71,7 @@ def make_plan(
 
     Args:
         cfg: A whole config with a `LocalBackbone`.
-        budget: E.g. '6GiB', or bytes; None for the backbone's `memory_budget`.
+        budget: E.g. '6GiB', or bytes; None for the config's `plan.memory`.
         size: Height and width of the images in px; None for the backbone's `probe_size`.
         device: See `FakeTrainStep`.
         report: Told each estimate as soon as it is made.

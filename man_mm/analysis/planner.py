@@ -17,19 +17,15 @@ from .cost import step_cost
 from .estimate import FakeTrainStep
 from .search import Estimate, Setting, list_settings
 
-__all__ = ['Planner', 'place_of']
+__all__ = ['Planner']
 
 
 class Planner:
     """Turns settings into configs, and into estimates."""
 
     def __init__(self, cfg: Config) -> None:
-        place = place_of(cfg)
-        if place is None:
-            names = ' or '.join(f'model.{name}' for name in BACKBONES)
-            raise ValueError(f"a plan is made for a LocalBackbone: {names} must be of type 'man_mm.LocalBackbone'.")
         self.cfg = cfg
-        self.place = place
+        self.place = _place_of(cfg)
         self.estimates: dict[Any, Estimate] = {}
         self.functions: dict[bool, list[str]] = {False: [], True: []}
 
@@ -39,28 +35,23 @@ class Planner:
         return self.cfg.model[self.place]
 
     def budget(self, budget: Any) -> int:
-        key = f'model.{self.place}.memory_budget'
-        if budget is None and self.net.get('memory_budget') is None:
-            raise ValueError(f"model.{self.place}.num_modules='auto' needs {key}, e.g. '6GiB'.")
-        return parse_bytes(key, self.net.memory_budget if budget is None else budget)
+        if budget is not None:
+            return parse_bytes('budget', budget)
+        plan = self.cfg.get('plan')
+        if not isinstance(plan, dict) or set(plan) != {'memory'}:
+            raise ValueError(f"plan={plan!r} must be a dict of the memory of a training step: dict(memory='6GiB').")
+        return parse_bytes('plan.memory', plan['memory'])
 
     def prepare(self, size: tuple[int, int] | None, device: str) -> None:
         """Build the model once without auxiliaries and once with, to see what there is to choose from."""
         policy = self.net.get('partition', 'uniform')
         if not isinstance(policy, str):
-            raise ValueError(
-                f"model.{self.place}.partition={policy!r} names cuts, which num_modules='auto' chooses: leave it out."
-            )
-        if self.net.get('overlap', 0) > 1:
-            raise ValueError(
-                f"model.{self.place}.overlap={self.net.overlap} needs as long modules, but num_modules='auto' tries "
-                'modules of one unit: set overlap to 0 or 1, or num_modules to a number.'
-            )
+            raise ValueError(f'model.{self.place}.partition={policy!r} names cuts, which a plan chooses: leave it out.')
         size = size or self.net.get('probe_size')
         if size is None:
             raise ValueError(
-                f"num_modules='auto' needs the size of the training images: set model.{self.place}.probe_size to "
-                'their height and width in px.'
+                f'a plan needs the size of the training images: set model.{self.place}.probe_size to their height and '
+                'width in px.'
             )
         self.size, self.device = tuple(size), device
         self.batch_size = self.cfg.train_dataloader.batch_size
@@ -96,11 +87,11 @@ class Planner:
         return self.estimates[key]
 
     def config(self, setting: Setting) -> Config:
-        """The config with a setting in it."""
+        """The config with a setting in it, and no plan."""
         cfg = copy.deepcopy(self.cfg)
+        cfg.pop('plan', None)
         net = cfg.model[self.place]
         net.num_modules = setting.num_modules
-        net.pop('memory_budget', None)
         if setting.partition is not None:
             net.partition = setting.partition
         if setting.blocks:
@@ -109,8 +100,7 @@ class Planner:
             cfg.optim_wrapper.eager_step = True
         is_cut = setting.num_modules > 1
         if not is_cut:
-            net.pop('tail_chunks', None)  # it and overlap act on modules
-            net.pop('overlap', None)
+            net.pop('tail_chunks', None)  # it acts on the last module
         new = self.functions[is_cut] if setting.heads else []
         functions = list(dict.fromkeys([*self._own_functions(is_cut), *new]))
         hooks = [hook for hook in cfg.get('custom_hooks', []) if not _is_checkpoint_hook(hook)]
@@ -127,13 +117,14 @@ class Planner:
         return [function for function in functions if is_cut or '.auxiliaries.' not in function]
 
 
-def place_of(cfg: Config) -> str | None:
+def _place_of(cfg: Config) -> str:
     """The model's attribute that is a LocalBackbone."""
     for name in BACKBONES:
         net = cfg.model.get(name)
         if isinstance(net, dict) and _type_name(net) == LocalBackbone.__name__:
             return name
-    return None
+    names = ' or '.join(f'model.{name}' for name in BACKBONES)
+    raise ValueError(f"a plan is made for a LocalBackbone: {names} must be of type 'man_mm.LocalBackbone'.")
 
 
 def _type_name(cfg: Any) -> str:

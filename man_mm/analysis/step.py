@@ -63,9 +63,8 @@ class TrainStep:
 
     @property
     def period(self) -> int:
-        """Calls in which every module trains once, and all that accumulates is stepped."""
-        every = 1 if self.local_backbone is None else self.local_backbone.train_every
-        return every * self.optim_wrapper._accumulative_counts
+        """Calls in which all that accumulates is stepped."""
+        return self.optim_wrapper._accumulative_counts
 
     def warm_up(self, batch: Any) -> None:
         """Let the optimizer make its state."""

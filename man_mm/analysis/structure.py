@@ -41,7 +41,6 @@ def module_rows(backbone: LocalBackbone) -> list[ModuleRow]:
     earlier: list[Unit] = []
     for module in range(backbone.num_modules):
         units = backbone.unrolled.units[slice(*backbone.partition.span(module))]
-        again = backbone.unrolled.units[slice(*backbone.partition.reach(module))]
         writes = [unit for unit in units if unit.tap in backbone.banked]
         rows.append(
             ModuleRow(
@@ -50,7 +49,7 @@ def module_rows(backbone: LocalBackbone) -> list[ModuleRow]:
                 stages=tuple(dict.fromkeys(unit.stage for unit in units)),
                 parameters=sum(_trainable(unit.parameters(backbone.backbone)) for unit in units),
                 auxiliary_parameters=_trainable(_auxiliary_parameters(backbone, module)),
-                reads=tuple(unit.tap for unit in earlier if unit not in again and _reads(backbone, module, unit)),
+                reads=tuple(unit.tap for unit in earlier if _reads(backbone, module, unit)),
                 writes=tuple(unit.tap for unit in writes),
             )
         )

@@ -1,7 +1,7 @@
 """LocalDistributedDataParallel: gradients of a module travel between processes while the next module runs."""
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Any, ClassVar, cast
 
 import torch
@@ -10,7 +10,7 @@ from mmengine.model import MMDistributedDataParallel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..local import LocalBackbone, find_local_backbone
+from ..local import find_local_backbone
 from ..registry import MODEL_WRAPPERS, strict_keys, switch
 
 __all__ = ['LocalDistributedDataParallel']
@@ -53,7 +53,7 @@ class LocalDistributedDataParallel(MMDistributedDataParallel):
             module, [names[p] for parameters in own for p in parameters]
         )
         super().__init__(module, *args, broadcast_buffers=broadcast_buffers, **kwargs)
-        self._messages = _Messages(backbone, own, self.process_group)
+        self._messages = _Messages(own, self.process_group)
         self._messages.broadcast()
 
     def reduce_module(self, module: int) -> None:
@@ -67,12 +67,6 @@ class LocalDistributedDataParallel(MMDistributedDataParallel):
 
     def wait_for_modules(self) -> None:
         """Return when the gradients of all modules so far are averages over the processes."""
-        self._messages.wait()
-
-    def finish_modules(self) -> None:
-        """At the end of a step: average what an idle module would have sent (`train_every`), and wait for all."""
-        if self.require_backward_grad_sync:
-            self._messages.send_rest()
         self._messages.wait()
 
     def forget_modules(self) -> None:
@@ -89,17 +83,14 @@ class _Messages:
     """The gradients of modules, on their way between processes.
 
     Args:
-        backbone: Tells what a module trains.
         own: Trainable parameters of each module but the last one. Every process sends the same ones in the same order.
         group: Processes to average over.
     """
 
-    def __init__(self, backbone: LocalBackbone, own: Sequence[Sequence[nn.Parameter]], group: Any) -> None:
-        self._backbone = backbone
+    def __init__(self, own: Sequence[Sequence[nn.Parameter]], group: Any) -> None:
         self._own = own
         self._group = group
         self._on_their_way: list[tuple[_Message, dist.Work]] = []
-        self._sent: set[int] = set()
 
     def broadcast(self) -> None:
         """Start every process from the parameters of the first one, as DDP does for what it has."""
@@ -109,22 +100,10 @@ class _Messages:
                 dist.broadcast(p.detach(), source, group=self._group)
 
     def send(self, module: int) -> None:
-        self._sent.add(module)
-        self._send(self._own[module])
-
-    def send_rest(self) -> None:
-        """Send what this step trained and no message has carried, because the last module to train it is idle."""
-        idle = {p for m, own in enumerate(self._own) if m not in self._sent for p in own}
-        if idle:
-            trained = chain.from_iterable(map(self._backbone.trained_parameters, sorted(self._sent)))
-            self._send(list(dict.fromkeys(p for p in trained if p in idle)))
-        self._sent.clear()
-
-    def _send(self, parameters: Sequence[nn.Parameter]) -> None:
         def kind(p: nn.Parameter) -> tuple[str, str]:
             return str(p.dtype), str(p.device)
 
-        for _, alike in groupby(sorted(parameters, key=kind), key=kind):
+        for _, alike in groupby(sorted(self._own[module], key=kind), key=kind):
             message = _Message(list(alike), self._group.size())
             work = cast(dist.Work, dist.all_reduce(message.flat, group=self._group, async_op=True))
             self._on_their_way.append((message, work))
@@ -137,7 +116,6 @@ class _Messages:
 
     def forget(self) -> None:
         self._on_their_way.clear()
-        self._sent.clear()
 
     @property
     def nbytes(self) -> int:

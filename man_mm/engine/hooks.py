@@ -30,8 +30,7 @@ class FeatureBankHook(Hook):
     """Opens the feature bank with every training batch, closes it after the forward, also when it raises.
 
     Checks the whole set-up before training, binds the readout that fits the model, and logs under `local_MM/*` what the
-    local losses were, and under `bank_mib` what the bank held at most. A module that is idle in an iteration
-    (`train_every`) has no new value: MMEngine's log lines repeat its last one.
+    local losses were, and under `bank_mib` what the bank held at most.
 
     Args:
         log: `terms` logs every local loss term, `total` one number a module.
@@ -48,8 +47,14 @@ class FeatureBankHook(Hook):
         """Check, and start to listen to the model's forward.
 
         Raises:
-            ValueError: If optim wrapper, distributed wrapper, model or auxiliary do not fit together.
+            ValueError: If optim wrapper, distributed wrapper, model or auxiliary do not fit together, or the config
+                asks for a plan that nobody has made.
         """
+        if runner.cfg.get('plan') is not None:
+            raise ValueError(
+                f'plan={runner.cfg.plan!r} is read by the tools/train.py of man_mm alone; for other programs, '
+                'tools/analysis_tools/plan.py CONFIG --out PLAIN_CONFIG.py writes a config with the plan in it.'
+            )
         self.bind(runner.model, runner.optim_wrapper)
 
     def bind(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
@@ -79,10 +84,9 @@ class FeatureBankHook(Hook):
         call = inspect.signature(host.forward).bind(*args, **kwargs).arguments
         if call.get('mode') == 'loss':
             assert self._backbone is not None and self._backbone.readout is not None
-            assert self._optim_wrapper is not None
             inputs, targets = call['inputs'], call.get('data_samples')
             self._backbone.readout.check_batch(inputs, targets)
-            self._backbone.bank.open(inputs, targets, self._optim_wrapper.num_steps)
+            self._backbone.bank.open(inputs, targets)
 
     def _close(self, *_: Any) -> None:
         assert self._backbone is not None

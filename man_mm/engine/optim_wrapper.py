@@ -32,9 +32,8 @@ class LocalOptimWrapper(OptimWrapper):
             With several processes it needs `man_mm.LocalDistributedDataParallel`, and a module is stepped right before
             the next one's backward: its gradients are averaged over the processes in the meantime.
         clip_grad: As in `OptimWrapper`; `per_module=True` clips every module with its auxiliary, and the rest of the
-            model, by a norm of its own instead of one norm over all; units that modules overlap in belong to the later
-            one. The log tells these norms before clipping, and those of the neck and of each head apart
-            (`grad_norm/neck`; `grad_norm/backbone_tail`: layers behind the last unit).
+            model, by a norm of its own instead of one norm over all. The log tells these norms before clipping, and
+            those of the neck and of each head apart (`grad_norm/neck`; `grad_norm/backbone_tail`: layers behind the last unit).
 
     Raises:
         ValueError: If `eager_step` meets accumulation, clipping over all parameters, a loss scaler or plain DDP.
@@ -83,11 +82,6 @@ class LocalOptimWrapper(OptimWrapper):
         for reason, holds in reasons.items():
             if self.eager_step and holds:
                 raise ValueError(f'optim_wrapper.eager_step=True does not go with {reason}.')
-
-    @property
-    def num_steps(self) -> int:
-        """Optimizer steps before this iteration, also of a run that was resumed. An accumulation is one step."""
-        return self._inner_count // self._accumulative_counts
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -190,7 +184,7 @@ class LocalOptimWrapper(OptimWrapper):
     def step(self, **kwargs: Any) -> None:
         """As upstream's, when the gradients of all modules have been averaged over the processes."""
         if self._reducer is not None:
-            self._reducer.finish_modules()
+            self._reducer.wait_for_modules()
         with explain_out_of_memory('step', 'the optimizer'):
             super().step(**kwargs)
 

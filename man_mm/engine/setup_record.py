@@ -36,7 +36,7 @@ def describe(model: nn.Module, backbone: LocalBackbone, optim_wrapper: OptimWrap
         kind = 'trained' if p.requires_grad else 'frozen'
         record[f'parameter {name}'] = f'{tuple(p.shape)} {p.dtype} {kind}'
     parts = {'backbone': backbone, 'partition': backbone.partition, 'optim_wrapper': optim_wrapper}
-    record['bank'] = f'lent: {backbone.bank.is_lent}, stored as {backbone.bank.dtype}'
+    record['bank'] = f'lent: {backbone.bank.is_lent}'
     parts |= {f'auxiliaries.{i}': auxiliary for i, auxiliary in enumerate(backbone.auxiliaries)}
     for place, part in parts.items():
         record |= {f'{place}.{key}': str(value) for key, value in _settings(vars(part))}

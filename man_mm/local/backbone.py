@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from mmengine.logging import MessageHub, print_log
@@ -18,14 +18,7 @@ from .out_of_memory import explain_out_of_memory
 from .partition import Partition, partition
 from .place import Place, unit_shapes
 from .readout import Readout
-from .settings import (
-    bank_precision,
-    check_auxiliary,
-    checked_overlap,
-    checked_tail_chunks,
-    checked_train_every,
-    planned,
-)
+from .settings import check_auxiliary, checked_tail_chunks
 from .share import build_auxiliaries
 from .signal import LocalBackward, current_local_backward
 from .tail import finish_in_parts
@@ -45,30 +38,18 @@ class LocalBackbone(TransparentWrapper):
 
     Args:
         backbone: Config of the backbone to wrap.
-        num_modules: K. 1 is plain back-propagation. `auto` stands in configs for what fits in `memory_budget`; the
-            command line of training replaces it before this class sees it, see `man_mm.analysis.plan`.
+        num_modules: K. 1 is plain back-propagation.
         auxiliary: Config of the network that trains a module, e.g. `dict(type='man_mm.SLM', neck=...)`.
         partition: `uniform`, `memory`, or the names of the units that end modules 0 to K - 2.
         bank: False keeps the taps of earlier modules from the auxiliaries, which see zeros instead.
-        bank_dtype: Precision of banked taps, e.g. `float16`. Default: as they come.
         probe_size: Height and width of the training images in px, for `partition='memory'` and for auxiliaries whose
             layers depend on it (`man_mm.PredSim`; `man_mm.DGLPyramid` on its ratios).
         share: `none` gives every module an auxiliary of its own, as the paper does. `stage`: modules in a row that end
             in one stage, and whose auxiliaries differ in nothing but what they mirror, use the first one's. Its
             gradients are the sum over these modules, its running statistics see all of them.
-        train_every: n: a module but the last one trains in every n-th optimizer step, module m in steps s with
-            (s + m) % n == 0. In the others it is idle: it runs without a graph, and neither it nor an auxiliary that no
-            other module uses gets a gradient, so the optimizer passes over them, weight decay and momentum too.
-            Running statistics of the module's own norms move all the same. The optim wrapper counts the steps, an
-            accumulation as one; in a resumed run it counts on.
         tail_chunks: Run the backbone's own layers behind the last unit, e.g. EDSR's upsampler, on that many parts of
             the batch, one after the other, and recompute them in backward: only one part's activations are ever alive.
             For layers that look at one image at a time.
-        overlap: o: a module but the first one begins o units before its own, from their detached input, and trains
-            them too: the gradients of both losses add up there, and more of the backbone sees the main loss
-            (overlapping local updates: Laskin et al., 2020; LoCo: Xiong et al., 2020). These units run twice in a step,
-            so their running statistics move twice.
-        memory_budget: With `num_modules='auto'`: memory of a training step, e.g. `6GiB`, or a number of bytes.
 
     Raises:
         ValueError: If the backbone cannot be unrolled, or an argument is out of range.
@@ -77,24 +58,19 @@ class LocalBackbone(TransparentWrapper):
     def __init__(
         self,
         backbone: dict[str, Any],
-        num_modules: int | Literal['auto'],
+        num_modules: int,
         auxiliary: dict[str, Any] | None = None,
         partition: str | Sequence[str] = 'uniform',
         bank: bool = True,
-        bank_dtype: str | None = None,
         probe_size: tuple[int, int] = (256, 256),
         share: str = 'none',
-        train_every: int = 1,
         tail_chunks: int = 1,
-        overlap: int = 0,
-        memory_budget: str | int | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
-        num_modules = planned(num_modules, memory_budget)
         super().__init__(MODELS.build(backbone), init_cfg)
         self.unrolled: Unrolled = unroll(self.backbone)
-        self.partition = self._cut(num_modules, partition, probe_size, checked_overlap(overlap, num_modules))
-        self.bank = FeatureBank(bank_precision(bank_dtype), is_lent=switch('bank', bank))
+        self.partition = self._cut(num_modules, partition, probe_size)
+        self.bank = FeatureBank(switch('bank', bank))
         self.readout: Readout | None = None
         self.handover: Handover | None = None
         """Where a training forward begins, if another process runs the modules before."""
@@ -105,7 +81,6 @@ class LocalBackbone(TransparentWrapper):
         self._checkpoints = any(getattr(layer, 'with_cp', False) for layer in self.backbone.modules())
         check_auxiliary(auxiliary, self.num_modules)
         self.auxiliaries, self.groups = build_auxiliaries(auxiliary, self._places(probe_size), share)
-        self.train_every = checked_train_every(train_every, self.num_modules)
         self.tail_chunks = checked_tail_chunks(
             tail_chunks, self.num_modules, type(self.backbone).__name__, self.unrolled.tail
         )
@@ -114,13 +89,11 @@ class LocalBackbone(TransparentWrapper):
         if any(auxiliary.head != 'shared' for auxiliary in self.auxiliaries):
             on_sibling(self, LocalBackbone._adopt_head)
 
-    def _cut(
-        self, num_modules: int, policy: str | Sequence[str], probe_size: tuple[int, int], overlap: int
-    ) -> Partition:
+    def _cut(self, num_modules: int, policy: str | Sequence[str], probe_size: tuple[int, int]) -> Partition:
         units = self.unrolled.units
         frozen = [not any(p.requires_grad for p in unit.parameters(self.backbone)) for unit in units]
         costs = activation_bytes(self.backbone, self.unrolled, probe_size) if policy == 'memory' else None
-        result = partition([unit.name for unit in units], num_modules, policy, frozen, costs, overlap)
+        result = partition([unit.name for unit in units], num_modules, policy, frozen, costs)
         for note in result.notes:
             print_log(f'LocalBackbone: {note}', logger='current', level=logging.WARNING)
         return result
@@ -170,7 +143,7 @@ class LocalBackbone(TransparentWrapper):
             raise HandedOver(Handover(self.stop, x, self.bank.taps()))
         x = self.learn(start, stop, local_backward, readout)
         with explain_out_of_memory('forward', self.partition.name(stop)):
-            x, _, taps = self.run_module(stop, x)
+            x, taps = self.run_module(stop, x)
         return finish_in_parts(self.unrolled, self.backbone, x, {**self.bank.taps(), **taps}, self.tail_chunks)
 
     def learn(self, start: Handover, stop: int, local_backward: LocalBackward, readout: Readout) -> Tensor:
@@ -185,31 +158,28 @@ class LocalBackbone(TransparentWrapper):
         Returns:
             The input of module `stop`, detached.
         """
-        trains = [(self.bank.step + module) % self.train_every == 0 for module in range(self.num_modules - 1)]
-        readout.num_losses = sum(trains) + 1
         for name, tap in start.taps.items():
             self.bank.put(name, tap)
         x = start.x
         for module in range(start.module, stop):
-            x = self._learn_module(module, x, local_backward if trains[module] else None, readout)
+            x = self._learn_module(module, x, local_backward, readout)
         return x
 
-    def _learn_module(self, module: int, x: Tensor, local_backward: LocalBackward | None, readout: Readout) -> Tensor:
-        """Run a module on its input, train it unless it is idle, bank its taps; return the next one's input.
+    def _learn_module(self, module: int, x: Tensor, local_backward: LocalBackward, readout: Readout) -> Tensor:
+        """Run a module on its input, train it, bank its taps; return the next one's input.
 
         In a scope of its own: no variable may hold a graph while the next module runs.
         """
         name = self.partition.name(module)
         with explain_out_of_memory('forward', name):
-            x, following, taps = self.run_module(module, x, local_backward is not None)
-        if local_backward is not None:
-            auxiliary = self.auxiliary_of(module)
-            with readout.sharing(auxiliary), explain_out_of_memory('local loss', name):
-                local_backward(self._local_losses(auxiliary, x, taps, readout), module)
+            x, taps = self.run_module(module, x)
+        auxiliary = self.auxiliary_of(module)
+        with readout.sharing(auxiliary), explain_out_of_memory('local loss', name):
+            local_backward(self._local_losses(auxiliary, x, taps, readout), module)
         for tap, feature in taps.items():
             if tap in self.banked:
                 self.bank.put(tap, feature.detach().mean((2, 3)) if self.banked[tap].pooled else feature)
-        return following
+        return x.detach()
 
     def _local_losses(self, auxiliary: Any, x: Tensor, taps: Mapping[str, Tensor], readout: Readout) -> dict[str, Any]:
         """The task's losses on a module's output `x`. The module's own `taps` carry its graph, banked ones none."""
@@ -217,29 +187,16 @@ class LocalBackbone(TransparentWrapper):
         own = {name: tap for name, tap in taps.items() if name in self.banked and not self.banked[name].pooled}
         return auxiliary.local_losses(x, {**self.bank.lent(), **own}, task)
 
-    def run_module(self, module: int, x: Tensor, is_trained: bool = True) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Run one module on its input `x`, which is detached: the only live graph is its own, none for an idle one.
+    def run_module(self, module: int, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run one module on its input `x`, which is detached: the only live graph is its own.
 
         Returns:
-            Its output, the input of the next module, detached, and the taps that it made, which carry its graph. An
-            idle module leaves what the next one overlaps with to that one.
+            Its output and the taps that it made, which carry its graph.
         """
         x = x.detach()
-        if module > 0 and self._checkpoints and is_trained:
+        if module > 0 and self._checkpoints:
             x.requires_grad_()  # upstream's blocks are checkpointed only if their input requires a gradient
-        start, stop = self.partition.reach(module)
-        _, next_start = self.partition.last_trained(module)
-        stop = stop if is_trained else next_start
-        with torch.set_grad_enabled(is_trained):
-            following, taps = self.unrolled.run(self.backbone, start, next_start, x)
-            version = following._version
-            x, overlapped = self.unrolled.run(self.backbone, next_start, stop, following)
-        if following._version != version:
-            raise RuntimeError(
-                f'overlap={self.partition.overlap}: {self.partition.units[next_start]} changes its input in place, '
-                'from which the next module would begin. Describe the unit so that it starts behind that operation.'
-            )
-        return x, following.detach(), {**taps, **overlapped}
+        return self.unrolled.run(self.backbone, *self.partition.span(module), x)
 
     def _refuse_runner_without_local_wrapper(self) -> None:
         if MessageHub.get_current_instance().get_info('loop_stage') == 'train':
@@ -258,18 +215,12 @@ class LocalBackbone(TransparentWrapper):
 
     def last_trained_parameters(self, module: int) -> Iterator[nn.Parameter]:
         """Parameters that get their last gradient from a module: of its units, and of the auxiliary that trains it,
-        unless a later module trains or uses them too.
+        unless a later module uses it too.
         """
-        for unit in self.unrolled.units[slice(*self.partition.last_trained(module))]:
+        for unit in self.unrolled.units[slice(*self.partition.span(module))]:
             yield from unit.parameters(self.backbone)
         if module < len(self.groups) and self.groups[module] not in self.groups[module + 1 :]:
             yield from self.auxiliary_of(module).parameters()
-
-    def trained_parameters(self, module: int) -> Iterator[nn.Parameter]:
-        """Parameters that the loss of a module, not the last one, trains: of units and of its auxiliary."""
-        for unit in self.unrolled.units[slice(*self.partition.reach(module))]:
-            yield from unit.parameters(self.backbone)
-        yield from self.auxiliary_of(module).parameters()
 
     def init_weights(self) -> None:
         """Initialise the wrapped backbone as upstream does, then the auxiliaries, which may copy from it."""

@@ -9,7 +9,7 @@ __all__ = ['explain_out_of_memory']
 
 LEVERS = {
     'forward': "more modules or partition='memory' (smaller modules), man_mm.ActivationCheckpointHook or the "
-    "backbone's with_cp (recompute), bank_dtype='float16'",
+    "backbone's with_cp (recompute)",
     'local loss': "auxiliary.type='man_mm.SlimSLM', a neck and a head of fewer channels and anchors for auxiliaries, "
     'man_mm.ActivationCheckpointHook on the head, tail_chunks for super-resolution',
     'backward': "optim_wrapper.eager_step=True with slim auxiliaries (man_mm.SlimSLM) or share='stage': the gradients "
@@ -35,7 +35,7 @@ def explain_out_of_memory(phase: str, where: str) -> Iterator[None]:
         if not hasattr(error, '__notes__'):
             error.add_note(
                 f'man_mm: out of memory in the {phase} of {where}. What helps here: {LEVERS[phase]}. What helps '
-                "everywhere: a smaller batch, or num_modules='auto' with memory_budget, which looks for a setting that "
-                'fits (tools/analysis_tools/plan.py). See docs/memory.md.'
+                'everywhere: a smaller batch, or plan=dict(memory=...), with which tools/train.py looks for what fits '
+                '(tools/analysis_tools/plan.py). See docs/memory.md.'
             )
         raise

@@ -15,13 +15,11 @@ class Partition:
     Args:
         units: Names of all units.
         bounds: K + 1 indices, from 0 to the number of units: module m holds units bounds[m] to bounds[m + 1] - 1.
-        overlap: Units at the end of a module that the next one trains too.
         notes: What the user should know about how the wish was met.
     """
 
     units: tuple[str, ...]
     bounds: tuple[int, ...]
-    overlap: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -31,16 +29,6 @@ class Partition:
     def span(self, module: int) -> tuple[int, int]:
         """Index of the first unit of `module`, and of the first one after it."""
         return self.bounds[module], self.bounds[module + 1]
-
-    def reach(self, module: int) -> tuple[int, int]:
-        """As `span`, of all units that `module` trains: those before it that it overlaps with, and its own."""
-        start, stop = self.span(module)
-        return start - (self.overlap if module else 0), stop
-
-    def last_trained(self, module: int) -> tuple[int, int]:
-        """As `span`, of the units that `module` is the last one to train."""
-        start, stop = self.reach(module)
-        return start, stop - (self.overlap if module < self.num_modules - 1 else 0)
 
     def name(self, module: int) -> str:
         """E.g. `module 3 (layer1.2 .. layer2.1)`."""
@@ -58,7 +46,6 @@ def partition(
     policy: str | Sequence[str] = 'uniform',
     frozen: Sequence[bool] | None = None,
     costs: Sequence[float] | None = None,
-    overlap: int = 0,
 ) -> Partition:
     """Cut `units` into `num_modules` runs.
 
@@ -69,11 +56,9 @@ def partition(
             `memory` makes the costliest module as cheap as can be; a list names the last unit of modules 0 to K - 2.
         frozen: Which units have nothing to train. Leading ones join the first module with something to train.
         costs: Cost of each unit, e.g. activation bytes; for `memory`.
-        overlap: Units at the end of a module that the next one trains too.
 
     Raises:
-        ValueError: If K is no integer from 1 to the number of units, the policy or a unit name is unknown, or a module
-            before the last one has fewer units than `overlap`.
+        ValueError: If K is no integer from 1 to the number of units, or the policy or a unit name is unknown.
     """
     names = tuple(units)
     _check_num_modules(num_modules, len(names))
@@ -88,9 +73,7 @@ def partition(
         if num_modules > free:
             notes.append(f'num_modules={num_modules} is met with {free}, the number of units that train')
         cuts = [lead + cut for cut in _cuts(free, min(num_modules, free), policy, costs and costs[lead:])]
-    result = Partition(names, (0, *cuts, len(names)), overlap, tuple(notes))
-    _check_overlap(result)
-    return result
+    return Partition(names, (0, *cuts, len(names)), tuple(notes))
 
 
 def _num_leading(frozen: Sequence[bool]) -> int:
@@ -105,16 +88,6 @@ def _cuts(num_units: int, num_modules: int, policy: object, costs: Sequence[floa
         return [round(i * num_units / num_modules) for i in range(1, num_modules)]
     assert costs is not None and len(costs) == num_units
     return _balanced_cuts(costs, num_modules)
-
-
-def _check_overlap(cut: Partition) -> None:
-    for module in range(cut.num_modules - 1):
-        start, stop = cut.span(module)
-        if stop - start < cut.overlap:
-            raise ValueError(
-                f'overlap={cut.overlap}: {cut.name(module)} has {stop - start} units, fewer than the next one would '
-                'train too. Lower overlap or num_modules, or name other cuts.'
-            )
 
 
 def _check_num_modules(num_modules: int, num_units: int) -> None:

@@ -1,46 +1,9 @@
 """What a `LocalBackbone` asks of its keys, beside their names."""
 
-import logging
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
-import torch
-from mmengine.logging import print_log
-
-__all__ = [
-    'bank_precision',
-    'check_auxiliary',
-    'checked_overlap',
-    'checked_tail_chunks',
-    'checked_train_every',
-    'planned',
-]
-
-BANK_DTYPES = ('float16', 'bfloat16', 'float32')
-
-
-def planned(num_modules: int | str, memory_budget: str | int | None) -> int:
-    """Return `num_modules`, which a plan has made a number."""
-    if num_modules == 'auto':
-        missing = " It also needs memory_budget, e.g. '6GiB'." if memory_budget is None else ''
-        raise ValueError(
-            "num_modules='auto' is no number of modules yet: man_mm's tools/train.py finds the one that fits in "
-            'memory_budget before it builds the model; for other programs, tools/analysis_tools/plan.py CONFIG --out '
-            f'PLAIN_CONFIG.py writes a config with numbers in it.{missing}'
-        )
-    if memory_budget is not None:
-        raise ValueError(
-            f"memory_budget={memory_budget!r} goes with num_modules='auto', not with num_modules={num_modules!r}: "
-            'leave one of them out.'
-        )
-    return cast(int, num_modules)  # `partition` refuses what is none
-
-
-def bank_precision(name: str | None) -> torch.dtype | None:
-    """Return the precision of that name; None, as features come, for None."""
-    if name is not None and name not in BANK_DTYPES:
-        raise ValueError(f'bank_dtype={name!r} must be one of {BANK_DTYPES}, or None for the precision they come in.')
-    return None if name is None else getattr(torch, name)
+__all__ = ['check_auxiliary', 'checked_tail_chunks']
 
 
 def check_auxiliary(auxiliary: dict[str, Any] | None, num_modules: int) -> None:
@@ -49,33 +12,6 @@ def check_auxiliary(auxiliary: dict[str, Any] | None, num_modules: int) -> None:
         raise ValueError(
             f'auxiliary={auxiliary!r}: with num_modules={num_modules} every module but the last one needs the '
             "config of a network that trains it, e.g. auxiliary=dict(type='man_mm.SLM', neck=...)."
-        )
-
-
-def checked_train_every(n: int, num_modules: int) -> int:
-    """Return `n`; warn if it cannot act."""
-    if not _counts(n):
-        raise ValueError(f'train_every={n!r} must be an integer, 1 (every step) or more.')
-    if n > 1:
-        _warn_without_modules(f'train_every={n}', num_modules)
-    return n
-
-
-def checked_overlap(n: int, num_modules: int) -> int:
-    """Return `n`, which `partition` holds against the lengths of modules; warn if it cannot act."""
-    if n != 0 and not _counts(n):
-        raise ValueError(f'overlap={n!r} must be an integer: units of a module that the next one trains too, or 0.')
-    if n:
-        _warn_without_modules(f'overlap={n}', num_modules)
-    return n
-
-
-def _warn_without_modules(setting: str, num_modules: int) -> None:
-    if num_modules == 1:
-        print_log(
-            f'LocalBackbone: {setting} has nothing to act on: with num_modules=1 there are no local losses.',
-            logger='current',
-            level=logging.WARNING,
         )
 
 

@@ -49,8 +49,6 @@ DETECTION = {
     'adam, eager_step': step_config(retinanet(2), optimizer=ADAM, eager_step=True),
     'clipping': step_config(retinanet(2), clip_grad=dict(max_norm=35.0, norm_type=2, per_module=True)),
     'shared': step_config(retinanet(9, auxiliary=dict(PRIVATE, cut_stage=False), share='stage')),
-    'in turns': step_config(retinanet(4, auxiliary=PRIVATE, train_every=3)),
-    'half bank': step_config(retinanet(3, bank_dtype='float16')),
     'no bank': step_config(retinanet(3, bank=False)),
     'by memory': step_config(retinanet(3, partition='memory', probe_size=(64, 64))),
     'mean': step_config(retinanet(2, auxiliary=dict(shared_head_grad='mean'))),

@@ -9,7 +9,7 @@ from man_mm.analysis import plan as planning
 from man_mm.analysis.batches import synthetic_batch
 from man_mm.analysis.budget import parse_bytes
 from man_mm.analysis.cost import step_cost
-from man_mm.analysis.plan import asks_for_plan, make_plan, without_plan
+from man_mm.analysis.plan import make_plan, without_plan
 from man_mm.analysis.search import Estimate, Setting, fastest, list_settings, search
 from man_mm.analysis.step import TrainStep, build_model
 
@@ -29,14 +29,14 @@ SLIM = dict(
 
 
 def config(model=None, budget=EVERYTHING, hooks=(), scope='mmdet', **wrapper):
-    """A config with `num_modules='auto'`: by default, of a RetinaNet of which 6 of 9 units train."""
-    model = model or retinanet('auto', dict(frozen_stages=1), SLIM, probe_size=SIZE)
-    model['generator' if 'generator' in model else 'backbone']['memory_budget'] = budget
+    """A config with a `plan`: by default, of a RetinaNet of which 6 of 9 units train."""
+    model = model or retinanet(3, dict(frozen_stages=1), SLIM, probe_size=SIZE)
     optimizer = dict(type='SGD', lr=0.01, momentum=0.9)
     return Config(
         dict(
             default_scope=scope,
             model=model,
+            plan=dict(memory=budget),
             train_dataloader=dict(batch_size=2),
             optim_wrapper=dict(type='man_mm.LocalOptimWrapper', optimizer=optimizer, **wrapper),
             custom_hooks=[dict(type='man_mm.FeatureBankHook'), *hooks],
@@ -157,13 +157,13 @@ def test_the_planned_config_is_plain_and_the_given_one_is_left_alone(plan):
     cfg = config(budget=NOTHING)
     before = cfg.to_dict()
     make_plan(cfg, EVERYTHING)
-    assert cfg.to_dict() == before and asks_for_plan(cfg) and not asks_for_plan(plan.cfg)
+    assert cfg.to_dict() == before and 'plan' not in plan.cfg
     planned, given = plan.cfg.to_dict(), before
     assert isinstance(planned['model']['backbone'].pop('num_modules'), int)
     assert planned['model']['backbone'].pop('partition', 'uniform') in POLICIES
     assert planned['optim_wrapper'].pop('eager_step') is True
     planned['model']['backbone']['backbone'].pop('with_cp', None)
-    del given['model']['backbone']['num_modules'], given['model']['backbone']['memory_budget']
+    del given['model']['backbone']['num_modules'], given['plan']
     assert planned.pop('custom_hooks')[: len(given['custom_hooks'])] == given.pop('custom_hooks')
     assert planned == given
 
@@ -188,7 +188,7 @@ def last_setting(cfg, monkeypatch):
     ids=['accumulation', 'global clip', 'turned off', 'clip per module'],
 )
 def test_modules_are_stepped_at_once_only_where_that_is_legal_and_left_open(wrapper, is_eager, monkeypatch):
-    model = classifier('man', 'auto', net_depth=8)
+    model = classifier('man', 2, net_depth=8)
     settings, _ = last_setting(config(model, scope='mmpretrain', **wrapper), monkeypatch)
     assert {setting.num_modules for setting in settings} == {1, 2, 4}
     assert all(setting.eager == (is_eager and setting.num_modules > 1) for setting in settings)
@@ -196,7 +196,7 @@ def test_modules_are_stepped_at_once_only_where_that_is_legal_and_left_open(wrap
 
 def test_what_the_config_sets_is_kept(monkeypatch):
     net = dict(with_cp=False, frozen_stages=3)  # two units train
-    model = retinanet('auto', net, SLIM, partition='memory', probe_size=SIZE)
+    model = retinanet(3, net, SLIM, partition='memory', probe_size=SIZE)
     functions = ['bbox_head.forward_single', 'backbone.auxiliaries.*.neck']
     hook = dict(type='man_mm.ActivationCheckpointHook', functions=functions)
     cfg = config(model, EVERYTHING, [hook], eager_step=True)
@@ -224,8 +224,8 @@ def test_memory_of_every_iteration_counts_where_they_differ():
 
 def test_classification_and_super_resolution_are_planned_too():
     for model, scope in (
-        (classifier('man', 'auto', net_depth=8), 'mmpretrain'),
-        (editor(num_modules='auto', probe_size=(16, 16)), 'mmagic'),
+        (classifier('man', 2, net_depth=8), 'mmpretrain'),
+        (editor(num_modules=2, probe_size=(16, 16)), 'mmagic'),
     ):
         bp = make_plan(config(model, EVERYTHING, scope=scope)).chosen
         plan = make_plan(config(model, NOTHING, scope=scope))
@@ -258,31 +258,27 @@ def test_amounts_of_memory(text, number):
 
 @pytest.mark.parametrize('text', ['6 gigs', 'GiB', '', '-1GiB', '6Gb', 0, -5, True, None, float('inf'), [6], '0MiB'])
 def test_a_wrong_amount_names_key_value_and_units(text):
-    with pytest.raises(ValueError, match='memory_budget=') as error:
-        parse_bytes('model.backbone.memory_budget', text)
+    with pytest.raises(ValueError, match=r'plan\.memory=') as error:
+        parse_bytes('plan.memory', text)
     assert repr(text) in str(error.value) and 'MiB' in str(error.value)
 
 
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(budget=None), "num_modules='auto' needs model.backbone.memory_budget, e.g. '6GiB'"),
-        (dict(budget='much'), "model.backbone.memory_budget='much' must be a number of bytes"),
-        (
-            dict(probe_size=None),
-            "num_modules='auto' needs the size of the training images: set model.backbone.probe_size",
-        ),
-        (dict(overlap=2), "overlap=2 needs as long modules, but num_modules='auto' tries modules of one"),
-        (dict(partition=['stem']), r"model.backbone.partition=\['stem'\] names cuts, which num_modules='auto' chooses"),
+        (dict(budget=None), r'plan\.memory=None must be a number of bytes'),
+        (dict(budget='much'), r"plan\.memory='much' must be a number of bytes"),
+        (dict(probe_size=None), 'a plan needs the size of the training images: set model.backbone.probe_size'),
+        (dict(partition=['stem']), r"model.backbone.partition=\['stem'\] names cuts, which a plan chooses"),
     ],
-    ids=['no budget', 'bad budget', 'no size', 'overlap', 'own cuts'],
+    ids=['no budget', 'bad budget', 'no size', 'own cuts'],
 )
 def test_what_a_plan_lacks_is_named(options, message):
-    net = {key: value for key, value in options.items() if key in ('partition', 'overlap')}
+    net = {key: value for key, value in options.items() if key == 'partition'}
     if 'probe_size' not in options:
         net['probe_size'] = SIZE
     with pytest.raises(ValueError, match=message):
-        make_plan(config(retinanet('auto', **net), options.get('budget', EVERYTHING)))
+        make_plan(config(retinanet(2, **net), options.get('budget', EVERYTHING)))
 
 
 def test_a_config_without_a_local_backbone_is_refused():
@@ -292,17 +288,14 @@ def test_a_config_without_a_local_backbone_is_refused():
         make_plan(cfg)
 
 
-@pytest.mark.parametrize(
-    ('num_modules', 'budget', 'message'),
-    [
-        ('auto', '6GiB', r'tools/train\.py finds .* tools/analysis_tools/plan\.py CONFIG --out'),
-        ('auto', None, "also needs memory_budget, e.g. '6GiB'"),
-        (4, '6GiB', "memory_budget='6GiB' goes with num_modules='auto', not with num_modules=4"),
-    ],
-)
-def test_the_backbone_itself_says_who_makes_plans(num_modules, budget, message):
-    with pytest.raises(ValueError, match=message):
-        build_model(config(retinanet(num_modules, probe_size=SIZE), budget))
+@pytest.mark.parametrize('plan', [dict(), dict(budget='6GiB'), dict(memory='6GiB', size=3), '6GiB', None], ids=str)
+def test_a_plan_of_other_keys_is_refused(plan):
+    cfg = config()
+    cfg.plan = plan
+    with pytest.raises(
+        ValueError, match=r"plan=.* must be a dict of the memory of a training step: dict\(memory='6GiB'"
+    ):
+        make_plan(cfg)
 
 
 def test_for_a_test_the_model_is_built_without_auxiliaries():

@@ -34,21 +34,17 @@ GRADIENTS = {
     'every unit': dict(num_modules=9),
     'back-propagation': dict(num_modules=1),
     'shared auxiliaries': SHARED,
-    'overlap': dict(model_options=dict(overlap=2)),
     'per module clip': dict(clip_grad=dict(max_norm=0.05, per_module=True)),
 }
 STEPS = {
     'plain': {},
-    'in turns': dict(auxiliary=dict(head='private'), model_options=dict(train_every=2)),
-    'shared, in turns': {**SHARED, 'model_options': dict(share='stage', train_every=2)},
-    'overlapping, in turns': dict(auxiliary=dict(head='private'), model_options=dict(overlap=1, train_every=2)),
+    'shared auxiliaries': SHARED,
 }
 EAGER = {
     'eager': {},
     'eager, clipped': dict(clip_grad=dict(max_norm=0.05, per_module=True)),
-    'eager, in turns': dict(auxiliary=dict(head='private'), model_options=dict(train_every=2)),
-    'eager, shared, in turns': STEPS['shared, in turns'],
-    'eager, overlapping, in turns': STEPS['overlapping, in turns'],
+    'eager, private': dict(auxiliary=dict(head='private')),
+    'eager, shared auxiliaries': SHARED,
 }
 RULES = ('man', 'dgl', 'infopro', 'auglocal')
 """Those whose loss is a mean over images; PredSim's and the contrastive one compare the images of a batch."""

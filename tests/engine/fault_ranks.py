@@ -43,7 +43,7 @@ def other_setups(rank):
     grads = [dict(shared_head_grad='sum'), dict(shared_head_grad='mean')][rank]
     return {
         'lr': message(distributed, retinanet(4), **mine),
-        'train_every': message(distributed, retinanet(4, train_every=1 + rank)),
+        'bank': message(distributed, retinanet(4, bank=rank == 0)),
         'partition': message(distributed, retinanet(4, auxiliary=dict(cut_stage=False), partition=cuts)),
         'auxiliary': message(distributed, retinanet(4, auxiliary=grads)),
         'clip': message(distributed, retinanet(4), clip_grad=dict(max_norm=1.0 + rank)),

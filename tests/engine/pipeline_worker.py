@@ -30,7 +30,7 @@ DETECTORS = {
     'AdamW, clipped by module, auxiliaries without bank': dict(
         bank=False, trainer=dict(optimizer=torch.optim.AdamW, clip_grad=dict(max_norm=0.05, per_module=True))
     ),
-    'eager, in turns': dict(train_every=2, trainer=dict(eager_step=True)),
+    'eager': dict(trainer=dict(eager_step=True)),
     'shared auxiliaries': dict(num_modules=9, share='stage', auxiliary=dict(cut_stage=False)),
 }
 RULES = ('man', 'predsim', 'infopro', 'auglocal')

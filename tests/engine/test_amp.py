@@ -118,9 +118,8 @@ def overflow(run, module):
         dict(accumulative_counts=2),
         dict(clip_grad=dict(max_norm=0.5)),
         dict(clip_grad=dict(max_norm=0.5, per_module=True)),
-        dict(model_options=dict(train_every=2)),
     ],
-    ids=['plain', 'accumulation', 'clip', 'clip per module', 'in turns'],
+    ids=['plain', 'accumulation', 'clip', 'clip per module'],
 )
 def test_an_overflow_skips_one_step_and_the_log_names_the_module(log, options):
     run = amp_trainer(**options)
@@ -173,10 +172,10 @@ def test_without_a_scaler_gradients_are_those_of_low_precision_alone():
     [
         {},
         dict(auxiliary=dict(head='private'), clip_grad=dict(max_norm=0.05, per_module=True)),
-        dict(model_options=dict(share='stage', train_every=2), auxiliary=dict(neck='shared', cut_stage=False)),
+        dict(model_options=dict(share='stage'), auxiliary=dict(neck='shared', cut_stage=False)),
         dict(auxiliary=SLIM, backbone=dict(with_cp=True)),
     ],
-    ids=['plain', 'private, clipped', 'shared, in turns', 'lean, recomputed'],
+    ids=['plain', 'private, clipped', 'shared', 'lean, recomputed'],
 )
 def test_eager_steps_in_bfloat16_end_in_the_weights_of_ordinary_steps(options):
     runs = [bfloat16_trainer(eager_step=eager, **copy.deepcopy(options)) for eager in (False, True)]

@@ -58,7 +58,7 @@ def test_losses_normalised_over_ranks_give_the_gradients_of_one_process_with_bot
     ('name', 'what'),
     [
         ('lr', r'optimizer group 0.lr \(rank 1: 0.02; rank 0: 0.01\)'),
-        ('train_every', r'backbone.train_every \(rank 1: 2; rank 0: 1\)'),
+        ('bank', r'bank \(rank 1: lent: False; rank 0: lent: True\)'),
         ('partition', r'partition \(rank 1: .*; rank 0: '),
         ('auxiliary', r'auxiliaries.0.shared_head_grad \(rank 1: mean; rank 0: sum\)'),
         ('clip', r"optim_wrapper.clip_grad \(rank 1: {'max_norm': 2.0}; rank 0: {'max_norm': 1.0}\)"),

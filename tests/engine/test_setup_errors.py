@@ -71,8 +71,6 @@ def test_one_module_needs_neither_wrapper_nor_hook(root, tmp_path):
         (4, dict(auxiliary=None), r'auxiliary=None: with num_modules=4'),
         (4, dict(auxiliary='man_mm.SLM'), r"auxiliary='man_mm.SLM': with num_modules=4"),
         (4, dict(bank='no'), r"bank='no' must be True or False"),
-        (4, dict(bank_dtype='float8_e4m3fn'), r"bank_dtype='float8_e4m3fn' must be one of"),
-        (4, dict(bank_dtype=16), r'bank_dtype=16 must be one of'),
     ],
 )
 def test_wrong_backbone_settings(num_modules, options, message):

@@ -25,9 +25,9 @@ PYRAMID = dict(type='man_mm.DGLPyramid', channels=8, head='private')
 INFOPRO = dict(lambda1=(5.0, 0.2), lambda2=(0.5, 0.5))
 
 
-def detector(share='stage', num_modules=9, depth=18, with_cp=False, train_every=1, **auxiliary):
+def detector(share='stage', num_modules=9, depth=18, with_cp=False, **auxiliary):
     backbone = dict(depth=depth, with_cp=with_cp)
-    return retinanet(num_modules, backbone, auxiliary, share=share, train_every=train_every)
+    return retinanet(num_modules, backbone, auxiliary, share=share)
 
 
 def classifier_of(rule, share='stage', num_modules=10, **auxiliary):
@@ -234,10 +234,9 @@ def test_an_slm_shared_up_to_the_end_of_a_stage_sees_the_output_of_every_module_
 
 
 @pytest.mark.parametrize('clip', [None, dict(max_norm=0.05, per_module=True)], ids=['', 'clip'])
-@pytest.mark.parametrize('train_every', [1, 2])
 @pytest.mark.parametrize('head', ['shared', 'private'])
-def test_eager_steps_end_in_the_weights_of_ordinary_steps(head, train_every, clip):
-    cfg = detector(head=head, train_every=train_every, **REST)
+def test_eager_steps_end_in_the_weights_of_ordinary_steps(head, clip):
+    cfg = detector(head=head, **REST)
     runs = [Trainer(build(cfg), eager_step=eager, clip_grad=clip and dict(clip)) for eager in (False, True)]
     for first in range(3):
         assert runs[0].step(batch(first=first)) == runs[1].step(batch(first=first))

@@ -49,7 +49,6 @@ def run(tmp_path, monkeypatch):
     configs = dict(
         bp=step_config(retinanet(None)),
         man=step_config(retinanet(3)),
-        turns=step_config(retinanet(3, train_every=2)),
         cls=step_config(classifier('dgl'), 'mmpretrain'),
         two_stage=step_config(detector('faster_rcnn')),
         amp=step_config(retinanet(None), loss_scale='dynamic'),
@@ -109,7 +108,7 @@ def test_an_estimate_is_what_is_measured_and_noise_has_no_epoch(run, capsys):
 
 
 def test_memory_alone_is_measured_in_no_rounds(run):
-    row = run('turns.py', '--rounds', 0, *SMALL)['rows'][0]
+    row = run('man.py', '--rounds', 0, *SMALL)['rows'][0]
     assert row.keys() == MEMORY
     begins = [module['begins'] for module in row['modules']]
     assert begins == sorted(set(begins)) and begins[-1] < 0.95 * POINTS

@@ -1,10 +1,11 @@
-"""The command lines on configs with `num_modules='auto'`, run as a user runs them."""
+"""The command lines on configs with a `plan`, run as a user runs them."""
 
 import json
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from man_mm.analysis.plan import make_plan
 
@@ -21,52 +22,48 @@ SLIM = dict(
 FROZEN = dict(frozen_stages=2)  # four units train
 
 
-def auto(**options):
-    """A RetinaNet whose number of modules is left to the plan."""
-    return retinanet('auto', FROZEN, SLIM, probe_size=(256, 256), **options)
-
-
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """`auto.py`, a config whose budget is below what back-propagation needs, and its data."""
+    """`planned.py`, a config whose memory is below what back-propagation needs, and its data."""
     root = tmp_path_factory.mktemp('plan')
-    cfg = run_config(make_coco(root / 'data', num_images=2), root / 'run', auto(), epochs=1)
+    model = retinanet(3, FROZEN, SLIM, probe_size=(256, 256))
+    cfg = run_config(make_coco(root / 'data', num_images=2), root / 'run', model, epochs=1)
     cfg['log_level'] = 'INFO'
     bp = make_plan(Config(cfg), '1GiB').chosen.peak_bytes
-    cfg['model']['backbone']['memory_budget'] = bp - 1
+    cfg['plan'] = dict(memory=bp - 1)
     test = dict(cfg['train_dataloader'], sampler=dict(type='DefaultSampler', shuffle=False))
     resize = dict(type='Resize', scale=(64, 64))
     test['dataset'] = dict(test['dataset'], test_mode=True)
     test['dataset']['pipeline'] = [*test['dataset']['pipeline'][:1], resize, dict(type='PackDetInputs')]
     evaluator = dict(type='CocoMetric', ann_file=f'{root}/data/train.json')
     cfg.update(test_dataloader=test, test_evaluator=evaluator, test_cfg=dict(type='TestLoop'))
-    write_config(cfg, root / 'auto.py')
+    write_config(cfg, root / 'planned.py')
     return root
 
 
 @pytest.fixture(scope='module')
 def trained(folder):
-    result = python('train.py', folder / 'auto.py')
+    result = python('train.py', folder / 'planned.py')
     assert result.returncode == 0, result.stderr[-2000:]
     return result
 
 
 def dumped(folder):
-    return Config.fromfile(folder / 'run/auto.py')
+    return Config.fromfile(folder / 'run/planned.py')
 
 
 def test_training_plans_first_says_so_in_the_log_and_leaves_a_plain_config(folder, trained):
     net = dumped(folder).model.backbone
-    assert net.num_modules in (1, 2, 4) and 'memory_budget' not in net
+    assert net.num_modules in (1, 2, 4) and 'plan' not in dumped(folder)
     logs = [path.read_text() for path in (folder / 'run').glob('*/*.log')]
-    lines = [line for line in logs[0].splitlines() if "num_modules='auto': K=" in line]
+    lines = [line for line in logs[0].splitlines() if 'plan: K=' in line]
     assert len(lines) == 1 and f'K={net.num_modules} ' in lines[0] and 'the operations of back-propagation' in lines[0]
     assert (folder / 'run/epoch_1.pth').exists()
 
 
 def test_a_resumed_run_has_the_plan_of_the_first_one(folder, trained):
     before = dumped(folder)
-    result = python('train.py', folder / 'auto.py', '--resume', '--cfg-options', 'train_cfg.max_epochs=2')
+    result = python('train.py', folder / 'planned.py', '--resume', '--cfg-options', 'train_cfg.max_epochs=2')
     assert result.returncode == 0, result.stderr[-2000:]
     assert (folder / 'run/epoch_2.pth').exists()
     assert 'its auxiliaries are left out' not in result.stdout + result.stderr
@@ -77,7 +74,7 @@ def test_a_resumed_run_has_the_plan_of_the_first_one(folder, trained):
 
 def test_a_config_that_asks_for_a_plan_can_be_tested(folder, trained):
     checkpoint = folder / 'run/epoch_1.pth'
-    result = python('test.py', folder / 'auto.py', checkpoint, '--work-dir', folder / 'test')
+    result = python('test.py', folder / 'planned.py', checkpoint, '--work-dir', folder / 'test')
     assert result.returncode == 0, result.stderr[-2000:]
     said = result.stdout + result.stderr
     assert 'bbox_mAP' in said
@@ -88,11 +85,11 @@ def test_a_config_that_asks_for_a_plan_can_be_tested(folder, trained):
 
 def test_a_written_plan_is_a_config_for_any_program(folder):
     out, rows = folder / 'plain.py', folder / 'rows.json'
-    budget = Config.fromfile(folder / 'auto.py').model.backbone.memory_budget
-    result = python('analysis_tools/plan.py', folder / 'auto.py', '--batch', 2, '--out', out, '--json', rows)
+    budget = Config.fromfile(folder / 'planned.py').plan.memory
+    result = python('analysis_tools/plan.py', folder / 'planned.py', '--batch', 2, '--out', out, '--json', rows)
     assert result.returncode == 0, result.stderr
     plain = Config.fromfile(out)
-    assert isinstance(plain.model.backbone.num_modules, int) and 'memory_budget' not in plain.model.backbone
+    assert 'plan' not in plain
     assert result.stdout.splitlines()[-1].startswith(f'K={plain.model.backbone.num_modules} ')
     written = json.loads(rows.read_text())
     chosen = [row for row in written['rows'] if row['chosen']]
@@ -104,7 +101,7 @@ def test_a_written_plan_is_a_config_for_any_program(folder):
 
 def test_batch_size_and_budget_of_the_command_line_count(folder):
     options = ('--budget', '1GiB', '--batch', 3, '--size', 64, 96, '--device', 'cuda', '--out', folder / 'large.py')
-    result = python('analysis_tools/plan.py', folder / 'auto.py', *options)
+    result = python('analysis_tools/plan.py', folder / 'planned.py', *options)
     assert result.returncode == 0, result.stderr
     assert '(batch 3, 64 x 96 px, 1 settings estimated)' in result.stdout
     plain = Config.fromfile(folder / 'large.py')
@@ -117,9 +114,9 @@ def test_nothing_is_trained_and_written_where_nothing_fits(folder):
         ('analysis_tools/plan.py', '--out', folder / 'none.py'),
         ('train.py', '--work-dir', folder / 'none'),
     )
-    changed = ('model.backbone.memory_budget=1MiB', 'model.backbone.backbone.frozen_stages=3')
+    changed = ('plan.memory=1MiB', 'model.backbone.backbone.frozen_stages=3')
     for tool, *options in lines:
-        result = python(tool, folder / 'auto.py', *options, '--cfg-options', *changed)
+        result = python(tool, folder / 'planned.py', *options, '--cfg-options', *changed)
         assert result.returncode == 1
         assert 'nothing fits in 1.0 MiB: the least peak found is' in result.stderr.splitlines()[-1]
     assert not (folder / 'none.py').exists() and not (folder / 'none').exists()
@@ -128,16 +125,21 @@ def test_nothing_is_trained_and_written_where_nothing_fits(folder):
 @pytest.mark.parametrize(
     ('option', 'message'),
     [
-        ('model.backbone.memory_budget=lots', "model.backbone.memory_budget='lots' must be a number of bytes"),
-        ('model.backbone.num_modules=4', "goes with num_modules='auto', not with num_modules=4"),
+        ('plan.memory=lots', "plan.memory='lots' must be a number of bytes"),
+        ('plan.budget=6GiB', 'must be a dict of the memory of a training step'),
         ('model.backbone.probe_size=None', 'set model.backbone.probe_size'),
     ],
 )
 def test_a_wrong_setting_is_named_before_training(folder, option, message):
-    result = python('train.py', folder / 'auto.py', '--work-dir', folder / 'wrong', '--cfg-options', option)
+    result = python('train.py', folder / 'planned.py', '--work-dir', folder / 'wrong', '--cfg-options', option)
     assert result.returncode == 1 and message in result.stderr.strip().splitlines()[-1]
 
 
-def test_other_tools_say_who_makes_plans(folder):
-    result = python('analysis_tools/show_partition.py', folder / 'auto.py')
-    assert result.returncode == 1 and 'tools/analysis_tools/plan.py CONFIG --out' in result.stderr
+def test_other_programs_say_who_makes_plans(folder):
+    cfg = Config.fromfile(folder / 'planned.py')
+    cfg.work_dir = str(folder / 'other')
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(
+        ValueError, match=r"plan={'memory': \d+} is read by .* tools/analysis_tools/plan\.py CONFIG --out"
+    ):
+        runner.train()

@@ -27,7 +27,7 @@ MIB = 2**20
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file with a man_mm.LocalBackbone; its num_modules does not matter')
-    parser.add_argument('--budget', help="memory of a step, e.g. 6GiB; default: the backbone's memory_budget")
+    parser.add_argument('--budget', help="memory of a step, e.g. 6GiB; default: the config's plan.memory")
     parser.add_argument('--batch', type=int, help='images of a step; default: the batch size of the config')
     parser.add_argument(
         '--size', type=int, nargs='+', help="height and width in px, or one number; default: the backbone's probe_size"

@@ -47,9 +47,7 @@ def main() -> None:
         backbone = find_local_backbone(build_model(cfg))
     except ValueError as error:
         sys.exit(f'{args.config}: {error}')
-    overlap = backbone.partition.overlap
     title = f'{type(backbone.backbone).__name__}, K = {backbone.num_modules}'
-    title += f', each but the first trains the {overlap} units before it too' if overlap else ''
     console = Console(width=None if sys.stdout.isatty() else 140)  # a file or pipe has no width to fit
     rows = module_rows(backbone)
     console.print(as_table(rows, title))

@@ -25,7 +25,6 @@ CHANGES = {
         'auxiliary.units_per_stage': 2,
         'auxiliary.cut_stage': False,
     },
-    'slm-overlap': {'auxiliary.bank_vectors': False, 'overlap': 1},
     'slm-copy': {'auxiliary.bank_vectors': False, 'auxiliary.init': 'copy'},
 }
 """Variants of MAN: the SLM and the bank apart, then SLMs of other shapes without the bank."""

@@ -25,11 +25,6 @@ def refuse_dependence(host: nn.Module, backbone: Any, optim_wrapper: OptimWrappe
             f'parameters of the last process, e.g. {names[0]}, so that each process would wait for all the others in '
             "every step. Set head='private', the config of a neck, tail='private'."
         )
-    if backbone.partition.overlap:
-        raise ValueError(
-            f'backbone.overlap={backbone.partition.overlap} {WHERE}: the first module of a process would train units '
-            'of the process before. Set overlap=0.'
-        )
     assert isinstance(optim_wrapper, LocalOptimWrapper)
     if optim_wrapper.clip_grad_kwargs and not optim_wrapper.clip_per_module:
         raise ValueError(

@@ -93,7 +93,6 @@ def module_flops(host: Any, backbone: LocalBackbone, data: dict[str, Any]) -> li
             backbone.bank.open(inputs, targets)
             start = Handover(0, inputs, {})
             for module in range(last):
-                backbone.bank.step = -module  # one in which it trains: with `train_every` it is idle in others
                 x = backbone.learn(start, module + 1, lambda losses, module: None, backbone.readout)
                 start = Handover(module + 1, x.detach(), {})
                 marks.append(counter.get_total_flops())
