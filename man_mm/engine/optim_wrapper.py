@@ -12,8 +12,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
+from ..keys import strict_keys, switch
 from ..local import HandedOver, LocalBackbone, explain_out_of_memory, find_local_backbone, publish_local_backward
-from ..registry import OPTIM_WRAPPERS, strict_keys, switch
+from ..registry import OPTIM_WRAPPERS
 from .distributed import LocalDistributedDataParallel
 
 __all__ = ['LocalAmpOptimWrapper', 'LocalOptimWrapper']

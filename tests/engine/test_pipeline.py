@@ -11,8 +11,8 @@ from man_mm.engine.pipeline.checks import refuse_dependence, refuse_split_data
 from man_mm.engine.pipeline.spread import check_split, module_flops, spread
 
 from ..classification import classifier, make
+from ..helpers.runs import make_coco, runner
 from ..models import batch, build, retinanet
-from ..runs import make_coco, runner
 from ..training import Trainer, assert_equal, fake_runner, trainer
 from . import pipeline_worker
 from .pipeline_worker import DETECTORS, HUB, RULES, batches, classes, config, detector, images, result

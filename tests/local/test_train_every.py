@@ -14,11 +14,11 @@ from man_mm.engine import LocalAmpOptimWrapper
 from ..classification import batch as labelled
 from ..classification import classifier
 from ..classification import make as make_classifier
+from ..helpers.runs import make_coco, run_config, runner
 from ..models import batch, build, retinanet
 from ..restoration import batch as pairs
 from ..restoration import editor
 from ..restoration import make as make_editor
-from ..runs import make_coco, run_config, runner
 from ..training import SavedTensors, Trainer, assert_equal, gradients, local_parameters, trainer
 
 PRIVATE = dict(head='private')
