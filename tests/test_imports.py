@@ -32,7 +32,9 @@ def files_of(*parts):
 
 
 @pytest.mark.parametrize(
-    'file', files_of('local', 'engine', 'auxiliary', 'readout', 'registry.py', '__init__.py'), ids=str
+    'file',
+    files_of('local', 'engine', 'runs', 'auxiliary', 'readout', 'registry.py', 'keys.py', '__init__.py'),
+    ids=str,
 )
 def test_the_mechanism_imports_no_host_library(file):
     assert not [name for name in imported(file) if name.split('.')[0] in HOSTS]
@@ -40,8 +42,18 @@ def test_the_mechanism_imports_no_host_library(file):
 
 @pytest.mark.parametrize('file', files_of('local'), ids=lambda file: file.name)
 def test_local_imports_nothing_that_builds_on_it(file):
-    upper = ('man_mm.auxiliary', 'man_mm.readout', 'man_mm.engine', 'man_mm.analysis', 'man_mm.datasets')
+    upper = tuple(f'man_mm.{part}' for part in ('auxiliary', 'readout', 'engine', 'runs', 'analysis', 'datasets'))
     assert not [name for name in imported(file) if name.startswith(upper)]
+
+
+def test_what_hardens_any_run_knows_nothing_of_local_learning():
+    names = {name for file in files_of('runs') for name in imported(file) if name.startswith('man_mm.')}
+    assert names and all(name.startswith(('man_mm.registry.', 'man_mm.keys.', 'man_mm.runs.')) for name in names)
+
+
+def test_checks_of_keys_know_no_other_part():
+    names = [name for file in files_of('keys.py', 'registry.py') for name in imported(file)]
+    assert names and not [name for name in names if name.startswith('man_mm')]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +61,7 @@ def test_local_imports_nothing_that_builds_on_it(file):
     [
         ('auxiliary', ('readout', 'engine', 'analysis')),
         ('readout', ('auxiliary', 'engine')),
-        ('engine', ('auxiliary', 'analysis')),
+        ('engine', ('auxiliary', 'analysis', 'runs')),
     ],
 )
 def test_parts_above_local_know_no_more_than_they_need(part, others):

@@ -14,10 +14,10 @@ from mmengine.dist import init_dist, is_distributed
 from mmengine.logging import MMLogger
 
 from man_mm.analysis.plan import Plan, make_plan
-from man_mm.compat import prepare_cpu_processes, read_config
-from man_mm.config_keys import misspelt_keys
 from man_mm.engine.setup_record import refuse_different_ranks
 from man_mm.registry import MODEL_WRAPPERS
+from man_mm.runs.compat import prepare_cpu_processes, read_config
+from man_mm.runs.misspelt_keys import misspelt_keys
 
 SAME_FOR_ALL_RANKS = (
     'model',

@@ -9,7 +9,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from man_mm.analysis.plan import without_plan
-from man_mm.datasets import missing_data
+from man_mm.runs.missing_data import missing_data
 
 
 def parse_args() -> argparse.Namespace:

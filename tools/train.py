@@ -9,8 +9,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from man_mm.config_keys import unmatched_custom_keys
-from man_mm.datasets import missing_data
+from man_mm.runs.missing_data import missing_data
+from man_mm.runs.misspelt_keys import unmatched_custom_keys
 
 AMP_WRAPPERS = {
     'OptimWrapper': 'AmpOptimWrapper',

@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS, FUNCTIONS, init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ..datasets.available import missing_data
+from ..runs.missing_data import missing_data
 
 __all__ = ['first_batch', 'synthetic_batch']
 

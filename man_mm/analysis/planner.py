@@ -8,9 +8,9 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
+from ..keys import legal_keys
 from ..local import LocalBackbone, find_local_backbone
 from ..local.host import BACKBONES, NO_HEADS
-from ..registry import legal_keys
 from .batches import synthetic_batch
 from .budget import parse_bytes
 from .cost import step_cost

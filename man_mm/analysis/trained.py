@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, FUNCTIONS, init_default_scope
 from mmengine.runner import load_checkpoint
 
-from ..datasets.available import missing_data
+from ..runs.missing_data import missing_data
 from .step import build_model
 
 __all__ = ['UNTRAINED', 'evaluation_batches', 'load_trained']

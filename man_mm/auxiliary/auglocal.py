@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..keys import count, strict_keys
 from ..local import Place, Unit, copy_layers
-from ..registry import MODELS, strict_keys
+from ..registry import MODELS
 from .classifier import ClassifierAuxiliary
 from .layers import reset_weights
 from .widths import read_width
@@ -34,8 +35,7 @@ class AugLocal(ClassifierAuxiliary):
 
     def __init__(self, place: Place, depth: int, decay: float = 0.5, **kwargs: Any) -> None:
         super().__init__(place, **kwargs)
-        if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
-            raise ValueError(f'auxiliary.depth={depth!r} must be an integer, 1 or more.')
+        count('auxiliary.depth', depth)
         if not (isinstance(decay, (int, float)) and 0 <= decay <= 1):
             raise ValueError(f'auxiliary.decay={decay!r} must be a number from 0 to 1.')
         if len(place.shapes()[-1]) == 3 and place.unrolled.tail:

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..keys import count, strict_keys, switch
 from ..local import Place
-from ..registry import MODELS, strict_keys, switch
+from ..registry import MODELS
 from .classifier import ClassifierAuxiliary
 from .layers import conv_norm_relu, reset_weights
 
@@ -30,8 +31,7 @@ class DGL(ClassifierAuxiliary):
 
     def __init__(self, place: Place, num_hidden: int = 2, hidden_bias: bool = False, **kwargs: Any) -> None:
         super().__init__(place, **kwargs)
-        if not isinstance(num_hidden, int) or isinstance(num_hidden, bool) or num_hidden < 0:
-            raise ValueError(f'auxiliary.num_hidden={num_hidden!r} must be an integer, 0 or more.')
+        count('auxiliary.num_hidden', num_hidden, least=0)
         channels = place.map_shape('DGL')[0]
         width = self.num_features = 4 * channels
         self.convs = nn.Sequential(*(conv_norm_relu(channels, channels, 1) for _ in range(3)))

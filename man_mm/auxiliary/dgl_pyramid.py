@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..keys import count, strict_keys, switch
 from ..local import Place
-from ..registry import MODELS, strict_keys, switch
+from ..registry import MODELS
 from .base import Auxiliary
 from .layers import reset_weights
 from .widths import neck_that_reads
@@ -48,8 +49,7 @@ class DGLPyramid(Auxiliary):
         banked_levels: bool = False,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
-            raise ValueError(f'auxiliary.channels={channels!r} must be an integer, 1 or more.')
+        count('auxiliary.channels', channels)
         levels, known = _levels(place), set()
         if switch('auxiliary.banked_levels', banked_levels):
             known = {unit.tap for unit in place.unrolled.units[: place.end]}

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..keys import strict_keys
 from ..local import Place, image_channels
-from ..registry import MODELS, strict_keys
+from ..registry import MODELS
 from .base import Task
 from .classifier import ClassifierAuxiliary
 from .layers import conv_norm_relu, reset_weights

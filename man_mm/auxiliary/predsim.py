@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..keys import count, strict_keys
 from ..local import Place
-from ..registry import MODELS, strict_keys
+from ..registry import MODELS
 from .base import Task
 from .classifier import ClassifierAuxiliary
 from .layers import reset_weights
@@ -36,8 +37,7 @@ class PredSim(ClassifierAuxiliary):
         super().__init__(place, **kwargs)
         if not (isinstance(beta, (int, float)) and 0 <= beta <= 1):
             raise ValueError(f'auxiliary.beta={beta!r} must be a weight from 0 to 1.')
-        if not isinstance(max_features, int) or max_features < 1:
-            raise ValueError(f'auxiliary.max_features={max_features!r} must be an integer, 1 or more.')
+        count('auxiliary.max_features', max_features)
         self.beta = beta
         self.shape = place.map_shape('PredSim')
         self.kernel = pooling_kernel(self.shape, max_features)

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..keys import count, strict_keys
 from ..local import Place
-from ..registry import MODELS, strict_keys
+from ..registry import MODELS
 from .base import Auxiliary
 from .layers import conv_norm_relu, reset_weights
 from .widths import neck_that_reads
@@ -37,8 +38,7 @@ class SlimSLM(Auxiliary):
     def __init__(
         self, place: Place, channels: int = 64, neck: Any = 'shared', head: Any = 'shared', **kwargs: Any
     ) -> None:
-        if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
-            raise ValueError(f'auxiliary.channels={channels!r} must be an integer, 1 or more.')
+        count('auxiliary.channels', channels)
         _check_outputs(place)
         units, shapes = place.unrolled.units, place.shapes()
         outputs = {unit.tap: i for i, unit in enumerate(units) if unit.tap and not unit.pooled}

@@ -9,8 +9,9 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..keys import count, strict_keys, switch
 from ..local import Place, Unit, copy_layers
-from ..registry import MODELS, strict_keys, switch
+from ..registry import MODELS
 from .base import Auxiliary, Task
 from .layers import reset_weights
 
@@ -55,8 +56,7 @@ class SLM(Auxiliary):
         super().__init__(place, **kwargs)
         if init not in ('copy', 'random'):
             raise ValueError(f"auxiliary.init={init!r} must be 'copy' or 'random'.")
-        if not isinstance(units_per_stage, int) or isinstance(units_per_stage, bool) or units_per_stage < 0:
-            raise ValueError(f'auxiliary.units_per_stage={units_per_stage!r} must be an integer, 0 or more.')
+        count('auxiliary.units_per_stage', units_per_stage, least=0)
         self.init = init
         self.units = place.unrolled.first_of_remaining_stages(
             place.end, units_per_stage, switch('auxiliary.cut_stage', cut_stage)

@@ -1,5 +1,1 @@
-"""Data sets: checks before a run."""
-
-from .available import missing_data
-
-__all__ = ['missing_data']
+"""Data sets that upstream lacks."""

@@ -10,8 +10,9 @@ from mmengine.model import MMDistributedDataParallel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..keys import strict_keys, switch
 from ..local import find_local_backbone
-from ..registry import MODEL_WRAPPERS, strict_keys, switch
+from ..registry import MODEL_WRAPPERS
 
 __all__ = ['LocalDistributedDataParallel']
 

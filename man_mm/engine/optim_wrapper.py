@@ -12,8 +12,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
+from ..keys import strict_keys, switch
 from ..local import HandedOver, LocalBackbone, explain_out_of_memory, find_local_backbone, publish_local_backward
-from ..registry import OPTIM_WRAPPERS, strict_keys, switch
+from ..registry import OPTIM_WRAPPERS
 from .distributed import LocalDistributedDataParallel
 
 __all__ = ['LocalAmpOptimWrapper', 'LocalOptimWrapper']
@@ -33,7 +34,8 @@ class LocalOptimWrapper(OptimWrapper):
             the next one's backward: its gradients are averaged over the processes in the meantime.
         clip_grad: As in `OptimWrapper`; `per_module=True` clips every module with its auxiliary, and the rest of the
             model, by a norm of its own instead of one norm over all. The log tells these norms before clipping, and
-            those of the neck and of each head apart (`grad_norm/neck`; `grad_norm/backbone_tail`: layers behind the last unit).
+            those of the neck and of each head apart (`grad_norm/neck`; `grad_norm/backbone_tail`: layers behind the last
+            unit).
 
     Raises:
         ValueError: If `eager_step` meets accumulation, clipping over all parameters, a loss scaler or plain DDP.

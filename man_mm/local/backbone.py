@@ -9,7 +9,8 @@ import torch
 from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
 
-from ..registry import MODELS, strict_keys, switch
+from ..keys import strict_keys, switch
+from ..registry import MODELS
 from .bank import FeatureBank
 from .cost import activation_bytes
 from .handover import HandedOver, Handover

@@ -14,7 +14,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..registry import strict_keys
+from ..keys import count, is_count, strict_keys
 from .yolov1_cells import cell_targets, relative_boxes, responsible_boxes, xy
 
 __all__ = ['YOLOV1Head']
@@ -78,7 +78,7 @@ class YOLOV1Head(BaseDenseHead):
         optional = dict(grid_size=grid_size, fc_channels=fc_channels)
         _check_counts(**{key: value for key, value in optional.items() if value is not None})
         _check_weights(lambda_coord=lambda_coord, lambda_noobj=lambda_noobj)
-        if not isinstance(conv_strides, (list, tuple)) or not all(map(_is_count, conv_strides)):
+        if not isinstance(conv_strides, (list, tuple)) or not all(map(is_count, conv_strides)):
             raise ValueError(f'bbox_head.conv_strides={conv_strides!r} must be a list, of positive integers or empty.')
         if fc_channels is not None and grid_size is None:
             raise ValueError(f'bbox_head.fc_channels={fc_channels} needs bbox_head.grid_size: a positive integer.')
@@ -168,14 +168,9 @@ class YOLOV1Head(BaseDenseHead):
         return results
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
 def _check_counts(**values: Any) -> None:
     for key, value in values.items():
-        if not _is_count(value):
-            raise ValueError(f'bbox_head.{key}={value!r} must be a positive integer.')
+        count(f'bbox_head.{key}', value)
 
 
 def _check_weights(**values: Any) -> None:

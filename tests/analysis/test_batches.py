@@ -7,9 +7,9 @@ from mmengine.config import Config
 from man_mm.analysis.batches import BOXES, first_batch, synthetic_batch
 
 from ..classification import classifier
+from ..helpers.runs import make_coco, run_config
 from ..models import build, retinanet
 from ..restoration import editor
-from ..runs import make_coco, run_config
 
 CONFIGS = {
     'mmdet': Config(dict(default_scope='mmdet', model=retinanet(4))),

@@ -140,7 +140,11 @@ def test_images_of_another_shape_with_as_many_pixels_are_refused():
 
 @pytest.mark.parametrize(
     ('options', 'message'),
-    [(dict(beta=1.5), r'auxiliary.beta=1.5 must be'), (dict(max_features=3), r'max_features=3 is less than the 4')],
+    [
+        (dict(beta=1.5), r'auxiliary.beta=1.5 must be'),
+        (dict(max_features=3), r'max_features=3 is less than the 4'),
+        (dict(max_features=True), r'max_features=True must be an integer, 1 or more'),
+    ],
 )
 def test_values_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

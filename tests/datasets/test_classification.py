@@ -8,7 +8,7 @@ from mmengine.registry import DATASETS as ROOT
 from mmengine.registry import DefaultScope
 from scipy.io import savemat
 
-from man_mm.datasets import missing_data
+from man_mm.runs.missing_data import missing_data
 
 PACK = [dict(type='PackInputs')]
 

@@ -10,10 +10,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
-from man_mm.datasets import missing_data
+from man_mm.runs.missing_data import missing_data
 
+from ..helpers.runs import NAMES, make_coco, run_config, runner
 from ..models import BOXES, retinanet
-from ..runs import NAMES, make_coco, run_config, runner
 
 ROOT = Path(__file__).parents[2]
 VOC_CLASSES = ('cat', 'dog', 'person')

@@ -8,8 +8,8 @@ from sphinx.cmd.build import build_main
 from man_mm import engine
 from man_mm.auxiliary import DGL, SLM, AugLocal, DGLPyramid, InfoPro, PredSim, SlimSLM
 from man_mm.auxiliary.base import Auxiliary
+from man_mm.keys import legal_keys
 from man_mm.local import LocalBackbone
-from man_mm.registry import legal_keys
 
 from .commands import ROOT, blocks
 

@@ -8,15 +8,15 @@ from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from torch.utils.data import DataLoader
 
-from man_mm.compat import prepare_cpu_processes
 from man_mm.engine import LocalPipeline
 from man_mm.engine.pipeline.alone import alone, group_of_one
 from man_mm.engine.pipeline.checks import refuse_split_data
+from man_mm.runs.compat import prepare_cpu_processes
 
 from ..classification import batch as labelled
 from ..classification import classifier, make
+from ..helpers.runs import run_config, runner
 from ..models import batch, build, retinanet
-from ..runs import run_config, runner
 from ..training import Trainer, fake_runner
 
 WORLD = 2

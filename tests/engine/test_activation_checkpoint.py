@@ -6,8 +6,8 @@ from torch import nn
 
 from man_mm.engine import ActivationCheckpointHook
 
+from ..helpers.runs import make_coco, run_config, runner
 from ..models import retinanet
-from ..runs import make_coco, run_config, runner
 from ..training import assert_equal
 from .checkpointed import BP, LEVELS, PRIVATE, Run, head_calls, patched
 

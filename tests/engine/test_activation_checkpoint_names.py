@@ -64,7 +64,7 @@ def test_wildcards_stand_for_parts_of_a_path(calls):
 
 def test_functions_that_training_does_not_call_are_one_warning(monkeypatch):
     said = []
-    monkeypatch.setattr('man_mm.engine.activation_checkpoint.print_log', lambda message, **_: said.append(message))
+    monkeypatch.setattr('man_mm.engine.activation_checkpoint_hook.print_log', lambda message, **_: said.append(message))
     run = Run(['neck', 'bbox_head.predict', 'bbox_head.forward_single', 'neck*.conv'])
     for i in range(2):
         run.step()

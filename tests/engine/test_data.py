@@ -4,9 +4,9 @@ import pytest
 import torch
 from mmengine.optim import OptimWrapper
 
+from ..helpers.runs import make_coco, run_config, runner
 from ..models import BOXES, batch, build, retinanet, sample
 from ..readout.test_detectors import detector
-from ..runs import make_coco, run_config, runner
 from ..training import Trainer, trainer
 
 ODD_BOXES = {

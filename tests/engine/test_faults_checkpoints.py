@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from man_mm.checkpoint_file import read_checkpoint
+from man_mm.runs.checkpoint_file import read_checkpoint
 
+from ..helpers.runs import make_coco, run_config, runner, write_config
 from ..models import retinanet
 from ..processes import tool
-from ..runs import make_coco, run_config, runner, write_config
 
 DGL = dict(type='man_mm.DGLPyramid')
 CUT = 'is cut off or no checkpoint'

@@ -10,10 +10,10 @@ import time
 import pytest
 import torch
 
+from ..helpers.runs import make_coco, run_config, write_config
 from ..models import batch, build, sample
 from ..processes import ROOT, free_port, start
 from ..readout.test_detectors import detector
-from ..runs import make_coco, run_config, write_config
 from ..training import Trainer, assert_equal, gradients
 from . import fault_ranks
 

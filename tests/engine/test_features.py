@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from .. import classification
+from ..helpers.runs import make_coco, run_config, runner
 from ..models import batch, build, images, retinanet
-from ..runs import make_coco, run_config, runner
 from ..training import Trainer, assert_equal
 
 MOMENTUM = 0.25

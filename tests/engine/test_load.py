@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
 
 from ..classification import batch, classifier
-from ..runs import runner
+from ..helpers.runs import runner
 
 MIB = 2**20
 

@@ -6,7 +6,7 @@ import pytest
 
 from man_mm.engine import FeatureBankHook
 
-from ..runs import make_coco, run_config, runner
+from ..helpers.runs import make_coco, run_config, runner
 from ..training import trainer
 
 TERMS = ('cls', 'bbox', 'total')

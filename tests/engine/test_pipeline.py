@@ -11,8 +11,8 @@ from man_mm.engine.pipeline.checks import refuse_dependence, refuse_split_data
 from man_mm.engine.pipeline.spread import check_split, module_flops, spread
 
 from ..classification import classifier, make
+from ..helpers.runs import make_coco, runner
 from ..models import batch, build, retinanet
-from ..runs import make_coco, runner
 from ..training import Trainer, assert_equal, fake_runner, trainer
 from . import pipeline_worker
 from .pipeline_worker import DETECTORS, HUB, RULES, batches, classes, config, detector, images, result
@@ -138,6 +138,7 @@ def test_what_makes_processes_wait_for_each_other_is_refused(options, words):
         (1, 2, 'flops', {}, 'num_modules=1 is back-propagation'),
         (4, 5, 'flops', {}, 'num_modules=4 modules are too few for 5 processes'),
         (4, 2, 'time', {}, "model_wrapper_cfg.split='time' must be 'flops', or a list of 2 numbers"),
+        (2, 2, [True, 1], {}, "model_wrapper_cfg.split=[True, 1] must be 'flops', or a list of 2 numbers"),
         (4, 2, [1, 2], {}, 'with the sum num_modules=4'),
         (4, 2, [4, 0], {}, 'with the sum num_modules=4'),
         (9, 9, 'flops', dict(share='stage'), "backbone.share='stage' leaves"),

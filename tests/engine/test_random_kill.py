@@ -11,9 +11,9 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from ..helpers.runs import make_coco, run_config, runner
 from ..models import retinanet
 from ..processes import start
-from ..runs import make_coco, run_config, runner
 from ..training import assert_equal
 
 EPOCHS, ITERATIONS = 4, 12

@@ -1,20 +1,16 @@
 """A run that was killed and resumed ends in the weights of the unbroken one, bit for bit."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from man_mm.engine import EpochSeedHook
-
-from ..runs import make_coco, run_config, runner, write_config
-from ..training import assert_equal, fake_runner
+from ..helpers.runs import make_coco, run_config, runner, write_config
+from ..training import assert_equal
 
 ROOT = Path(__file__).parents[2]
 KILLER = """
@@ -74,14 +70,3 @@ def test_a_run_repeats_with_its_seed_and_differs_with_another(root, tmp_path):
         run.train()
         weights.append(run.model.state_dict()['bbox_head.retina_cls.bias'])
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
-
-
-def test_an_epochs_random_numbers_repeat_and_no_two_epochs_share_theirs():
-    def draw(seed, epoch):
-        EpochSeedHook().before_train_epoch(fake_runner(seed=seed, epoch=epoch, train_loop=None))
-        return torch.rand(1).item(), np.random.rand(), random.random()
-
-    draws = [draw(seed, epoch) for seed in (0, 1) for epoch in range(5)]
-    assert draws == [draw(seed, epoch) for seed in (0, 1) for epoch in range(5)]
-    for numbers in zip(*draws, strict=True):
-        assert len(set(numbers)) == 10

@@ -6,8 +6,8 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 
 from man_mm.engine import FeatureBankHook, LocalOptimWrapper
 
+from ..helpers.runs import make_coco, run_config, runner
 from ..models import RESNET, batch, build, retinanet
-from ..runs import make_coco, run_config, runner
 from ..training import Trainer, assert_equal, fake_runner, trainer
 
 LOCAL_HOOK = [dict(type='man_mm.FeatureBankHook')]

@@ -9,8 +9,8 @@ import torch
 from mmengine.model import ExponentialMovingAverage, convert_sync_batchnorm, revert_sync_batchnorm
 from torch import nn
 
+from ..helpers.runs import make_coco, run_config, runner
 from ..models import batch, build, retinanet
-from ..runs import make_coco, run_config, runner
 from ..training import Trainer, assert_equal, named, trainer
 
 

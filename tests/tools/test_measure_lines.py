@@ -14,9 +14,9 @@ from man_mm.analysis.measure import POINTS
 from man_mm.analysis.memory import KINDS
 
 from ..classification import classifier
+from ..helpers.runs import make_coco, run_config, write_config
 from ..models import retinanet
 from ..readout.test_detectors import detector
-from ..runs import make_coco, run_config, write_config
 from ..steps import step_config
 from .test_command_lines import ROOT, python
 

@@ -9,8 +9,8 @@ from mmengine.runner import Runner
 
 from man_mm.analysis.plan import make_plan
 
+from ..helpers.runs import make_coco, run_config, write_config
 from ..models import FPN, RETINA_HEAD, retinanet
-from ..runs import make_coco, run_config, write_config
 from .test_command_lines import python
 
 SLIM = dict(

@@ -18,8 +18,8 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 from .. import classification, restoration
+from ..helpers.runs import make_coco, run_config, runner
 from ..models import build, images, retinanet
-from ..runs import make_coco, run_config, runner
 from ..training import assert_equal
 from .test_command_lines import ROOT
 

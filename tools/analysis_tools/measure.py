@@ -20,7 +20,7 @@ from rich.table import Table
 
 from man_mm.analysis.measure import estimate_configs, measure_configs
 from man_mm.analysis.memory import KINDS
-from man_mm.compat import read_config
+from man_mm.runs.compat import read_config
 
 
 def parse_args() -> argparse.Namespace:

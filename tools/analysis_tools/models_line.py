@@ -13,7 +13,7 @@ from mmengine.logging import MMLogger
 from style import short_names
 
 from man_mm.analysis.trained import UNTRAINED, load_trained
-from man_mm.compat import read_config
+from man_mm.runs.compat import read_config
 
 __all__ = ['add_models', 'facts', 'load_models']
 

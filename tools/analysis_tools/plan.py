@@ -19,7 +19,7 @@ from rich.table import Table
 from man_mm.analysis.memory import KINDS
 from man_mm.analysis.plan import Plan, make_plan
 from man_mm.analysis.search import Estimate
-from man_mm.compat import read_config
+from man_mm.runs.compat import read_config
 
 MIB = 2**20
 

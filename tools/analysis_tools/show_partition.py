@@ -11,8 +11,8 @@ from rich.table import Table
 
 from man_mm.analysis.step import build_model
 from man_mm.analysis.structure import ModuleRow, module_rows
-from man_mm.compat import read_config
 from man_mm.local import find_local_backbone
+from man_mm.runs.compat import read_config
 
 
 def parse_args() -> argparse.Namespace:

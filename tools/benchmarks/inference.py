@@ -10,8 +10,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from man_mm.compat import read_config
 from man_mm.local.host import BACKBONES
+from man_mm.runs.compat import read_config
 
 
 def parse_args() -> argparse.Namespace:

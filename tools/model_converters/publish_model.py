@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from man_mm.checkpoint_file import read_checkpoint
 from man_mm.plain_checkpoint import plain_checkpoint
+from man_mm.runs.checkpoint_file import read_checkpoint
 
 HASH_DIGITS = 8
 

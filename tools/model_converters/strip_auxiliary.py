@@ -5,8 +5,8 @@ import sys
 
 import torch
 
-from man_mm.checkpoint_file import read_checkpoint
 from man_mm.plain_checkpoint import plain_weights
+from man_mm.runs.checkpoint_file import read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:

@@ -9,7 +9,8 @@ from mmengine.dist import is_main_process
 from mmpretrain.datasets import CIFAR10 as UpstreamCIFAR10
 from mmpretrain.datasets.utils import check_md5 as has_md5
 
-from ...registry import DATASETS, switch
+from ...keys import switch
+from ...registry import DATASETS
 from .arrays import check_labels
 
 __all__ = ['CIFAR10']

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ...keys import is_count
 from ...local import Handover, LocalBackbone, evaluating, partition
 
 __all__ = ['BALANCED', 'check_split', 'module_flops', 'spread']
@@ -31,7 +32,7 @@ def check_split(backbone: LocalBackbone, split: str | Sequence[int], num_process
         )
     if split == BALANCED:
         return
-    is_list = isinstance(split, (list, tuple)) and all(isinstance(n, int) and n > 0 for n in split)
+    is_list = isinstance(split, (list, tuple)) and all(map(is_count, split))
     if not is_list or len(split) != num_processes or sum(map(int, split)) != backbone.num_modules:
         raise ValueError(
             f"model_wrapper_cfg.split={split!r} must be 'flops', or a list of {num_processes} numbers, of the modules "

@@ -10,8 +10,9 @@ from mmengine.dist import get_comm_device
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ...keys import count, strict_keys
 from ...local import HandedOver, Handover, find_local_backbone
-from ...registry import MODEL_WRAPPERS, strict_keys
+from ...registry import MODEL_WRAPPERS
 from ..optim_wrapper import LocalOptimWrapper
 from .alone import alone, group_of_one
 from .checks import refuse_dependence
@@ -61,8 +62,7 @@ class LocalPipeline(nn.Module):
         group = dist.group.WORLD if dist.is_initialized() else None
         if group is None:
             raise ValueError("model_wrapper_cfg.type='man_mm.LocalPipeline' needs processes: --launcher pytorch.")
-        if not isinstance(in_flight, int) or isinstance(in_flight, bool) or in_flight < 1:
-            raise ValueError(f'model_wrapper_cfg.in_flight={in_flight!r} must be an integer, 1 or more.')
+        count('model_wrapper_cfg.in_flight', in_flight)
         self.module: Any = module
         self.split = split
         self.process, self.num_processes = dist.get_rank(), dist.get_world_size()

@@ -7,8 +7,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from man_mm.auxiliary.base import Auxiliary
+from man_mm.keys import strict_keys
 from man_mm.local import Place
-from man_mm.registry import strict_keys
 
 __all__ = ['MeanProbe']
 

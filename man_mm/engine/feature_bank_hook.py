@@ -10,10 +10,11 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from ..keys import strict_keys
 from ..local import LocalBackbone, find_local_backbone
 from ..local.host import BACKBONES
 from ..readout import build_readout
-from ..registry import HOOKS, strict_keys
+from ..registry import HOOKS
 from .distributed import LocalDistributedDataParallel
 from .optim_wrapper import LocalOptimWrapper
 from .pipeline import LocalPipeline

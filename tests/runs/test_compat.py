@@ -6,7 +6,7 @@ import sys
 import pytest
 from mmengine.config import Config
 
-from man_mm.compat import read_config
+from man_mm.runs.compat import read_config
 
 RUN = """
 import atexit, os
@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 
-from man_mm.compat import prepare_cpu_processes
+from man_mm.runs.compat import prepare_cpu_processes
 
 def threads():
     return [task.joinpath('comm').read_text().strip() for task in Path('/proc/self/task').iterdir()]

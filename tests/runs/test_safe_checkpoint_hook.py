@@ -12,12 +12,12 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from man_mm.engine import SafeCheckpointHook
-from man_mm.engine.saving import _WholeFiles
+from man_mm.runs import SafeCheckpointHook
+from man_mm.runs.safe_checkpoint_hook import _WholeFiles
 
+from ..helpers.runs import make_coco, run_config, runner
 from ..models import retinanet
 from ..processes import call
-from ..runs import make_coco, run_config, runner
 from ..training import assert_equal
 
 SAFE, UPSTREAM = 'man_mm.SafeCheckpointHook', 'CheckpointHook'

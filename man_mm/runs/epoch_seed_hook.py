@@ -9,7 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
 
-from ..registry import HOOKS, strict_keys
+from ..keys import strict_keys
+from ..registry import HOOKS
 
 __all__ = ['EpochSeedHook']
 

@@ -72,7 +72,7 @@ def find_own_configs() -> None:
     def locate_own(cfg_path: str, filename: str) -> tuple[str, str | None]:
         if not cfg_path.startswith(OWN):
             return locate(cfg_path, filename)
-        path = Path(__file__).parent / '.mim' / 'configs' / cfg_path.removeprefix(OWN)
+        path = Path(__file__).parents[1] / '.mim' / 'configs' / cfg_path.removeprefix(OWN)
         if not path.is_file():
             raise FileNotFoundError(f'_base_={cfg_path!r}: man_mm has no such config; {path} does not exist.')
         return str(path), None

@@ -8,7 +8,8 @@ import torch.distributed as dist
 from mmengine.hooks import EMAHook, Hook, LoggerHook
 from mmengine.runner import Runner
 
-from ...registry import HOOKS, strict_keys
+from ...keys import strict_keys
+from ...registry import HOOKS
 from .checks import refuse_split_data
 from .data import read_in_first_process
 from .wrapper import LocalPipeline

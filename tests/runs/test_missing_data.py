@@ -2,7 +2,7 @@
 
 import pytest
 
-from man_mm.datasets import missing_data
+from man_mm.runs.missing_data import missing_data
 
 
 def loader(root, **dataset):

@@ -16,8 +16,9 @@ from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
+from ..keys import strict_keys
 from ..local import LocalBackbone
-from ..registry import HOOKS, strict_keys
+from ..registry import HOOKS
 
 __all__ = ['ActivationCheckpointHook']
 

@@ -16,7 +16,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner
 
-from ..registry import HOOKS, strict_keys
+from ..keys import strict_keys
+from ..registry import HOOKS
 
 __all__ = ['SafeCheckpointHook']
 

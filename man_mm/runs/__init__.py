@@ -1,0 +1,6 @@
+"""What hardens any run of MMEngine, by local learning or not."""
+
+from .epoch_seed_hook import EpochSeedHook
+from .safe_checkpoint_hook import SafeCheckpointHook
+
+__all__ = ['EpochSeedHook', 'SafeCheckpointHook']
