@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .analysis.structure import is_auxiliary_key
+from .local.names import is_auxiliary_key
 
 __all__ = ['TRAINING_ONLY', 'plain_checkpoint', 'plain_weights']
 

@@ -22,7 +22,10 @@ __all__ = [
 ]
 
 MODELS = Registry(
-    'model', parent=ROOT_MODELS, scope='man_mm', locations=['man_mm.local', 'man_mm.auxiliary', 'man_mm.models']
+    'model',
+    parent=ROOT_MODELS,
+    scope='man_mm',
+    locations=['man_mm.local', 'man_mm.auxiliary', 'man_mm.readout', 'man_mm.models'],
 )
 DATASETS = Registry('dataset', parent=ROOT_DATASETS, scope='man_mm', locations=['man_mm.datasets.classification'])
 DATA_SAMPLERS = Registry('data sampler', parent=ROOT_DATA_SAMPLERS, scope='man_mm', locations=['man_mm.engine'])

@@ -80,7 +80,7 @@ def test_settings_are_reachable_from_the_command_line(files, style):
     changes = {'num_modules': 2, 'partition': 'memory', 'bank': False, 'auxiliary.head': 'private'}
     cfg.merge_from_dict({f'model.backbone.{key}': value for key, value in changes.items()})
     backbone = build(cfg).backbone
-    assert backbone.num_modules == 2 and not backbone.bank.is_lent
+    assert backbone.num_modules == 2 and not backbone.lends_bank
     assert list(backbone.auxiliaries[0].heads) == ['bbox_head']
 
 

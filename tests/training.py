@@ -22,9 +22,9 @@ class SpyWrapper(LocalOptimWrapper):
         self.after = after or (lambda module: None)
 
     def local_backward(self, losses, module):
-        self.before(self._host.parse_losses(losses)[0], module)
+        self.before(self._host.parse_losses(losses)[0], module.index)
         super().local_backward(losses, module)
-        self.after(module)
+        self.after(module.index)
 
     def backward(self, loss, **kwargs):
         self.before(loss, None)
@@ -94,10 +94,18 @@ def reached(loss, model):
     return found
 
 
+def auxiliary_indices(net):
+    """Index of the auxiliary that trains each module but the last one."""
+    auxiliaries = list(net.auxiliaries)
+    return tuple(auxiliaries.index(module.auxiliary) for module in net.local_modules[:-1])
+
+
 def local_parameters(model, module):
     """Names of the parameters of a module and of its auxiliary."""
     names = {p: name for name, p in model.named_parameters()}
-    return {names[p] for p in model.backbone.last_trained_parameters(module) if p.requires_grad}
+    return {
+        names[p] for p in model.backbone.local_modules[module].parameters(model.backbone.backbone) if p.requires_grad
+    }
 
 
 def named(model, *prefixes):
@@ -144,4 +152,4 @@ class SavedTensors:
 
 def fake_runner(**parts):
     """What a hook reads of a Runner."""
-    return SimpleNamespace(**parts)
+    return SimpleNamespace(**{'cfg': Config(), **parts})

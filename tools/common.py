@@ -13,7 +13,7 @@ from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
 from mmengine.logging import MMLogger
 
-from man_mm.analysis.plan import Plan, make_plan
+from man_mm.analysis.planner import Plan, make_plan
 from man_mm.engine.setup_record import refuse_different_ranks
 from man_mm.registry import MODEL_WRAPPERS
 from man_mm.runs.compat import prepare_cpu_processes, read_config

@@ -8,7 +8,7 @@ from hosts import host_of
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from man_mm.analysis.plan import without_plan
+from man_mm.analysis.planner import without_plan
 from man_mm.runs.missing_data import missing_data
 
 

@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ..local import FeatureBank
+from ..local import LocalBackbone, LocalModule, listen_to_phases
 from .memory import KINDS, PeakMemory, Phase, training_tensors
 from .step import TrainStep
 
@@ -85,36 +86,18 @@ def _watching(step: TrainStep, meter: PeakMemory) -> Iterator[None]:
                 stack.callback(handle.remove)
         backbone = step.local_backbone
         if backbone is not None:
-            last = backbone.num_modules - 1
-            _wrap(stack, backbone.bank, 'put', after=lambda *_: _assign_bank(meter, backbone.bank))
-            _wrap(stack, backbone, 'run_module', before=lambda m, *_: meter.mark(MAIN if m == last else str(m)))
+            stack.enter_context(listen_to_phases(partial(_mark, meter, backbone)))
         meter.mark(MAIN if backbone is None else '0')
         yield
 
 
-def _assign_bank(meter: PeakMemory, bank: FeatureBank) -> None:
-    for tensor in bank.stored():
-        meter.assign(tensor, 'bank')
-
-
-def _wrap(
-    stack: ExitStack,
-    owner: Any,
-    name: str,
-    before: Callable[..., None] = lambda *_: None,
-    after: Callable[..., None] = lambda *_: None,
-) -> None:
-    """Until `stack` is closed, call `before` and `after` with the arguments of every call of `owner`'s method."""
-    method = getattr(owner, name)
-
-    def around(*args: Any) -> Any:
-        before(*args)
-        result = method(*args)
-        after(*args)
-        return result
-
-    vars(owner)[name] = around  # setattr() is refused by what is frozen
-    stack.callback(vars(owner).pop, name)
+def _mark(meter: PeakMemory, backbone: LocalBackbone, name: str, where: LocalModule | str) -> None:
+    """Tell the meter what the bank holds, and of a module that begins."""
+    if backbone.step is not None:
+        for tensor in backbone.step.bank.stored():
+            meter.assign(tensor, 'bank')
+    if isinstance(where, LocalModule) and name == 'forward':
+        meter.mark(MAIN if where.auxiliary is None else str(where.index))
 
 
 class _FlopCounter(TorchDispatchMode):

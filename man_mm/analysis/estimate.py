@@ -2,10 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from importlib import import_module
+from contextlib import contextmanager, nullcontext
 from typing import Any
-from unittest import mock
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -19,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from ..engine import LocalAmpOptimWrapper
+from ..readout import readout_of
 from .step import TrainStep, build_model
 
 __all__ = ['FakeTrainStep', 'is_mixed']
@@ -43,7 +42,7 @@ class FakeTrainStep(TrainStep):
 
     def __init__(self, cfg: Config, device: str = 'cpu') -> None:
         cfg = Config(cfg.to_dict())
-        self.follows_cuda = device != 'cpu' and cfg.get('default_scope') == 'mmdet'
+        self.branches = readout_of(cfg).cuda_branches if device != 'cpu' else nullcontext
         mixed = is_mixed(cfg)
         if mixed:
             cfg.optim_wrapper = _without_amp(cfg.optim_wrapper)
@@ -86,9 +85,8 @@ class FakeTrainStep(TrainStep):
     def __call__(self, batch: Any) -> None:
         """Train on `batch`, of which the images become fake."""
         fake = tree_map_only(Tensor, self.mode.from_tensor, batch['inputs'])
-        branches = _cuda_branches() if self.follows_cuda else nullcontext()
         try:
-            with _NumbersOfFakes(), _ArraysOfFakes(), branches:
+            with _NumbersOfFakes(), _ArraysOfFakes(), self.branches():
                 super().__call__({**batch, 'inputs': fake})
         except (RuntimeError, NotImplementedError) as error:  # what torch raises where a fake tensor has no answer
             raise ValueError(
@@ -124,52 +122,6 @@ def _autocasting(optim_context: Callable[..., Any]) -> Callable[..., Any]:
             yield
 
     return inside
-
-
-@contextmanager
-def _cuda_branches() -> Iterator[None]:
-    """Let MMDetection's focal loss and MMCV's deformable attention choose what is compiled for CUDA, idle here.
-
-    They do so when they are recomputed in backward, too.
-    """
-    attention = import_module('mmcv.ops.multi_scale_deform_attn')
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.multiple(attention.ext_module, **_IDLE))
-        stack.enter_context(mock.patch.object(attention, 'IS_CUDA_AVAILABLE', True))
-        for cls in (import_module('mmdet.models.losses').FocalLoss, attention.MultiScaleDeformableAttention):
-            stack.enter_context(mock.patch.object(cls, 'forward', _on_cuda(cls.forward)))
-        yield
-
-
-def _on_cuda(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def inside(*args: Any, **kwargs: Any) -> Any:
-        with mock.patch('torch.cuda.is_available', lambda: True), _CudaFakes():
-            return forward(*args, **kwargs)
-
-    return inside
-
-
-def _attended(value: Tensor, shapes: Tensor, starts: Tensor, places: Tensor, *_: Any, **__: Any) -> Tensor:
-    """A result of deformable attention: (batch, queries, heads * channels)."""
-    return value.new_empty(*places.shape[:2], value.shape[2] * value.shape[3])
-
-
-_IDLE: dict[str, Callable[..., Any]] = {
-    'ms_deform_attn_forward': _attended,
-    **dict.fromkeys(
-        ('ms_deform_attn_backward', 'sigmoid_focal_loss_forward', 'sigmoid_focal_loss_backward'), lambda *_, **__: None
-    ),
-}
-"""Stand-ins for compiled functions of MMCV."""
-
-
-class _CudaFakes(TorchFunctionMode):
-    """Fake tensors say that they are on CUDA."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func == Tensor.is_cuda.__get__ and isinstance(args[0], FakeTensor):
-            return True
-        return func(*args, **(kwargs or {}))
 
 
 class _NumbersOfFakes(TorchDispatchMode):

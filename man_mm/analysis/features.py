@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..local import LocalBackbone, Unrolled, evaluating, unroll
-from ..local.host import BACKBONES
+from ..local.names import BACKBONES
 
 __all__ = ['layer_features', 'pool', 'unit_names']
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .structure import is_auxiliary_key
+from ..local.names import is_auxiliary_key
 
 __all__ = ['KINDS', 'PeakMemory', 'Phase', 'training_tensors']
 

@@ -1,7 +1,6 @@
 """Auxiliary networks, one kind a file, all of one interface."""
 
 from .auglocal import AugLocal
-from .base import Auxiliary, Task
 from .classifier import ClassifierAuxiliary
 from .dgl import DGL
 from .dgl_pyramid import DGLPyramid
@@ -14,11 +13,9 @@ __all__ = [
     'DGL',
     'SLM',
     'AugLocal',
-    'Auxiliary',
     'ClassifierAuxiliary',
     'DGLPyramid',
     'InfoPro',
     'PredSim',
     'SlimSLM',
-    'Task',
 ]

@@ -1,17 +1,16 @@
 """AugLocal (Ma et al., ICLR 2024): a copy of some later units' architecture, deeper for earlier modules."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..keys import count, strict_keys
-from ..local import Place, Unit, copy_layers
+from ..local import Activation, Site, Unit, copy_layers, layers_of, read_width
 from ..registry import MODELS
 from .classifier import ClassifierAuxiliary
 from .layers import reset_weights
-from .widths import read_width
 
 __all__ = ['AugLocal', 'auxiliary_depth', 'chosen_units']
 
@@ -33,41 +32,47 @@ class AugLocal(ClassifierAuxiliary):
         ValueError: If `depth` or `decay` is out of range, or the backbone's units cannot be made to fit.
     """
 
-    def __init__(self, place: Place, depth: int, decay: float = 0.5, **kwargs: Any) -> None:
-        super().__init__(place, **kwargs)
+    def __init__(self, site: Site, depth: int, decay: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(site, **kwargs)
         count('auxiliary.depth', depth)
         if not (isinstance(decay, (int, float)) and 0 <= decay <= 1):
             raise ValueError(f'auxiliary.decay={decay!r} must be a number from 0 to 1.')
-        if len(place.shapes()[-1]) == 3 and place.unrolled.tail:
+        if len(site.shapes()[-1]) == 3 and site.unrolled.tail:
             raise ValueError(
-                f"auxiliary.type='man_mm.AugLocal' does not know {list(place.unrolled.tail)}, which "
-                f'{type(place.net).__name__} applies to its maps behind the last unit.'
+                f"auxiliary.type='man_mm.AugLocal' does not know {list(site.unrolled.tail)}, which "
+                f'{type(site.net).__name__} applies to its maps after the last unit.'
             )
-        own_depth = auxiliary_depth(place.module, place.partition.num_modules, depth, decay)
-        indices = chosen_units(place.end - 1, len(place.unrolled.units) - 1, own_depth)
-        shape = place.shapes()[place.end - 1]
+        own_depth = auxiliary_depth(site.module, site.partition.num_modules, depth, decay)
+        indices = chosen_units(site.end - 1, len(site.unrolled.units) - 1, own_depth)
+        shape = site.shapes()[site.end - 1]
         self.units = nn.ModuleList()
         for index in indices:
-            layers, shape = _fitting_unit(place, index, shape)
+            layers, shape = _fitting_unit(site, index, shape)
             self.units.append(layers)
         self.num_features = shape[0] if len(shape) == 3 else shape[-1]
-        if len(shape) != 3 and any(unit.tap for unit in place.unrolled.units):
+        if len(shape) != 3 and any(unit.tap for unit in site.unrolled.units):
             raise ValueError(
                 "auxiliary.type='man_mm.AugLocal' makes one vector an image: backbone.out_indices must name one layer."
             )
-        self.tail = copy_layers(place.net, place.unrolled.tail)
-        self.finish = None if len(shape) == 3 else place.unrolled.finish
+        self.tail = copy_layers(site.net, site.unrolled.tail)
+        self.finish = None if len(shape) == 3 else site.unrolled.finish
         self.norm = nn.BatchNorm1d(self.num_features) if own_depth <= 1 else nn.Identity()
 
-    def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, x: Activation, taps: Mapping[str, Tensor]) -> Tensor:
         """See `ClassifierAuxiliary.forward`."""
+        assert isinstance(x, Tensor)
         if not isinstance(self.norm, nn.Identity):
             self.refuse_single_image(x)
+        made = x
         for unit in self.units:
-            x = unit(x)
+            made = unit(made)
         if self.finish is not None:
-            x = self.finish(self.tail, x, taps)[-1]
-        return self.norm(x.mean((2, 3)) if x.dim() == 4 else x)
+            made = self.finish(self.tail, made, taps)[-1]
+        return self.norm(made.mean((2, 3)) if made.dim() == 4 else made)
+
+    def signature(self) -> tuple[Hashable, ...]:
+        """See `Auxiliary.signature`."""
+        return (*layers_of(self), self.num_features)
 
     def init_weights(self) -> None:
         """Draw all layers afresh; the head follows its own config."""
@@ -83,27 +88,27 @@ def auxiliary_depth(module: int, num_modules: int, depth: int, decay: float) -> 
 
 
 def chosen_units(index: int, last: int, depth: int) -> list[int]:
-    """`depth` units spread evenly from behind unit `index` to unit `last`; all of them if there are fewer."""
+    """`depth` units spread evenly from after unit `index` to unit `last`; all of them if there are fewer."""
     if depth >= last - index:
         return list(range(index + 1, last + 1))
     return [round(index + (last - index) / depth * i) for i in range(1, depth + 1)]
 
 
-def _fitting_unit(place: Place, index: int, shape: tuple[int, ...]) -> tuple[nn.Module, tuple[int, ...]]:
+def _fitting_unit(site: Site, index: int, shape: tuple[int, ...]) -> tuple[nn.Module, tuple[int, ...]]:
     """A copy of unit `index` that reads an activation of `shape`, and the shape that it makes.
 
     Where units between were left out, it is the first unit of the stage, with its stride and its shortcut, made to
     read the channels that come. One unit halves the size once: a second halving is left to the next unit.
     """
-    shapes, units = place.shapes(), place.unrolled.units
+    shapes, units = site.shapes(), site.unrolled.units
     if units[index].function is not None:
         raise ValueError(
             f"auxiliary.type='man_mm.AugLocal' cannot copy {units[index].name}: it is more than its layers in turn."
         )
     if shape == shapes[index - 1]:
-        return _copied(place.net, units[index]), shapes[index]
+        return _copied(site.net, units[index]), shapes[index]
     first = next(i for i, unit in enumerate(units) if unit.stage == units[index].stage)
-    layers = _copied(place.net, units[first])
+    layers = _copied(site.net, units[first])
     if shape[0] != shapes[first - 1][0]:
         _read(layers, shape[0], units[first].name)
     strides = [round(old / new) for old, new in zip(shapes[first - 1][1:], shapes[first][1:], strict=True)]

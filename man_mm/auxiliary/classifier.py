@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..local import Place
-from .base import Auxiliary, Task
+from ..local import Activation, Auxiliary, Site, Task
 
 __all__ = ['ClassifierAuxiliary']
 
@@ -16,7 +15,7 @@ class ClassifierAuxiliary(Auxiliary):
     """An auxiliary whose `forward` returns vectors (N, D), which a classifier of the model's kind reads.
 
     Args:
-        place: See `Auxiliary`.
+        site: See `Auxiliary`.
         head: `private` for the model's kind of head, or a dict as in `Auxiliary`.
 
     Raises:
@@ -27,25 +26,21 @@ class ClassifierAuxiliary(Auxiliary):
     num_features: int
     """D."""
 
-    def __init__(self, place: Place, head: dict[str, Any] | str = 'private') -> None:
+    def __init__(self, site: Site, head: dict[str, Any] | str = 'private') -> None:
         if head == 'shared':
             raise ValueError(
                 f"auxiliary.head='shared' does not go with man_mm.{type(self).__name__}, whose features are not those "
                 "that the model's head reads. Use 'private'."
             )
-        super().__init__(place, head=head)
+        super().__init__(site, head=head)
 
     @abstractmethod
-    def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, x: Activation, taps: Mapping[str, Tensor]) -> Tensor:
         """Return vectors (N, D) that carry the graph of `x`; the bank is not read."""
 
-    def local_losses(self, x: Tensor, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
+    def local_losses(self, x: Activation, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
         """See `Auxiliary.local_losses`."""
         return task.loss((self(x, taps),))
-
-    def signature(self) -> tuple[Any, ...]:
-        """See `Auxiliary.signature`."""
-        return (*super().signature(), self.num_features)
 
     def head_width(self, in_channels: int) -> int:
         """See `Auxiliary.head_width`."""

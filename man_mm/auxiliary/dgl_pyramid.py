@@ -1,17 +1,16 @@
 """DGL for models that read maps at several scales: a pyramid made of the module's output alone."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..keys import count, strict_keys, switch
-from ..local import Place
+from ..local import Activation, Auxiliary, Site, layers_of
 from ..registry import MODELS
-from .base import Auxiliary
 from .layers import reset_weights
-from .widths import neck_that_reads
+from .necks import neck_that_reads
 
 __all__ = ['DGLPyramid']
 
@@ -42,7 +41,7 @@ class DGLPyramid(Auxiliary):
 
     def __init__(
         self,
-        place: Place,
+        site: Site,
         neck: dict[str, Any] | list[dict[str, Any]] | str = 'shared',
         head: dict[str, Any] | str = 'private',
         channels: int = 256,
@@ -50,21 +49,21 @@ class DGLPyramid(Auxiliary):
         **kwargs: Any,
     ) -> None:
         count('auxiliary.channels', channels)
-        levels, known = _levels(place), set()
+        levels, known = _levels(site), set()
         if switch('auxiliary.banked_levels', banked_levels):
-            known = {unit.tap for unit in place.unrolled.units[: place.end]}
+            known = {unit.tap for unit in site.unrolled.units[: site.end]}
         widths = {name: shape[0] if name in known else channels for name, shape in levels.items()}
-        if known and place.unrolled.tail:
+        if known and site.unrolled.tail:
             raise ValueError(
-                f"auxiliary.banked_levels=True: {type(place.net).__name__} returns its stages' maps through "
-                f'{list(place.unrolled.tail)}, which the feature bank does not hold.'
+                f"auxiliary.banked_levels=True: {type(site.net).__name__} returns its stages' maps through "
+                f'{list(site.unrolled.tail)}, which the feature bank does not hold.'
             )
         own_neck = neck_that_reads(neck, list(widths.values()))
-        super().__init__(place, neck=own_neck or neck, head=head, **kwargs)
+        super().__init__(site, neck=own_neck or neck, head=head, **kwargs)
         self.reads_taps = banked_levels
         self.levels = tuple(levels)
-        self.steps = {name: _halvings(place, name, shape) for name, shape in levels.items() if name not in known}
-        self.reduce = nn.Conv2d(place.map_shape('DGLPyramid')[0], channels, 1)
+        self.steps = {name: _halvings(site, name, shape) for name, shape in levels.items() if name not in known}
+        self.reduce = nn.Conv2d(site.map_shape()[0], channels, 1)
         self.halve = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(max(0, *self.steps.values())))
         self.unread = tuple(levels)[: _start_level(own_neck)]
         self.widen = nn.ModuleList(
@@ -72,8 +71,9 @@ class DGLPyramid(Auxiliary):
             for name, shape in levels.items()
         )
 
-    def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, x: Activation, taps: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Maps (N, C, H, W) of every stride that the backbone returns. Self-made ones carry the graph of `x`."""
+        assert isinstance(x, Tensor)
         halved = [self.reduce(x)]
         for conv in self.halve:
             halved.append(conv(F.relu(halved[-1])))
@@ -86,9 +86,9 @@ class DGLPyramid(Auxiliary):
         """A self-made map; one that the neck passes over is not resized, which would only cost memory."""
         return halved[0] if name in self.unread else _resized(halved, self.steps[name])
 
-    def signature(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[Hashable, ...]:
         """See `Auxiliary.signature`."""
-        return (*super().signature(), *self.steps.items())
+        return (*layers_of(self), self.reads_taps, *self.steps.items())
 
     def init_weights(self) -> None:
         """Draw all layers afresh; neck and heads follow their own configs."""
@@ -97,26 +97,26 @@ class DGLPyramid(Auxiliary):
             reset_weights(layers)
 
 
-def _levels(place: Place) -> dict[str, tuple[int, ...]]:
+def _levels(site: Site) -> dict[str, tuple[int, ...]]:
     """Shape (C, H, W) of every map that the backbone returns."""
-    units = place.unrolled.units
+    units = site.unrolled.units
     if units[-1].tap is None or units[-1].pooled:
         raise ValueError(
             f"auxiliary.type='man_mm.DGLPyramid' stands in for the maps of a backbone's stages, which "
-            f'{type(place.net).__name__} does not return.'
+            f'{type(site.net).__name__} does not return.'
         )
-    return {unit.tap: place.shapes()[i] for i, unit in enumerate(units) if unit.tap and not unit.pooled}
+    return {unit.tap: site.shapes()[i] for i, unit in enumerate(units) if unit.tap and not unit.pooled}
 
 
-def _halvings(place: Place, name: str, shape: tuple[int, ...]) -> int:
+def _halvings(site: Site, name: str, shape: tuple[int, ...]) -> int:
     """How often the module's output is halved to the size of a level; below 0, how often it is doubled."""
-    own, other = place.map_shape('DGLPyramid')[1], shape[1]
+    own, other = site.map_shape()[1], shape[1]
     larger, smaller, steps = max(own, other), min(own, other), 0
     while larger > smaller:
         larger, steps = -(-larger // 2), steps + 1
     if larger != smaller:
         raise ValueError(
-            f"auxiliary.type='man_mm.DGLPyramid' halves or doubles the output of {place.name}, which does not lead to "
+            f"auxiliary.type='man_mm.DGLPyramid' halves or doubles the output of {site.name}, which does not lead to "
             f'the size of {name}: of an image of model.backbone.probe_size, they are {own} and {other} px high.'
         )
     return steps if own > other else -steps

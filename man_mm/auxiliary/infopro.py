@@ -1,6 +1,6 @@
 """InfoPro (Wang et al., ICLR 2021): keep what reconstructs the image, and tell the classes apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..keys import strict_keys
-from ..local import Place, image_channels
+from ..local import Activation, Site, Task, image_channels, layers_of
 from ..registry import MODELS
-from .base import Task
 from .classifier import ClassifierAuxiliary
 from .layers import conv_norm_relu, reset_weights
 
@@ -42,21 +41,21 @@ class InfoPro(ClassifierAuxiliary):
 
     def __init__(
         self,
-        place: Place,
+        site: Site,
         lambda1: Sequence[float],
         lambda2: Sequence[float],
         estimator: str = 'softmax',
         temperature: float = 0.07,
         **kwargs: Any,
     ) -> None:
-        super().__init__(place, **kwargs)
+        super().__init__(site, **kwargs)
         if estimator not in ESTIMATORS:
             raise ValueError(f'auxiliary.estimator={estimator!r} must be one of {ESTIMATORS}.')
         if not (isinstance(temperature, (int, float)) and temperature > 0):
             raise ValueError(f'auxiliary.temperature={temperature!r} must be a number above 0.')
-        last = place.partition.num_modules - 2
-        self.lambda1 = _interpolate('lambda1', lambda1, place.module, last)
-        self.lambda2 = _interpolate('lambda2', lambda2, place.module, last)
+        last = site.partition.num_modules - 2
+        self.lambda1 = _interpolate('lambda1', lambda1, site.module, last)
+        self.lambda2 = _interpolate('lambda2', lambda2, site.module, last)
         self.estimator = estimator
         self.temperature = temperature
         if estimator == 'contrast':
@@ -66,29 +65,31 @@ class InfoPro(ClassifierAuxiliary):
                     'embeddings and has no head: leave it out.'
                 )
             self.head = 'shared'  # none of its own
-        channels = place.map_shape('InfoPro')[0]
+        channels = site.map_shape()[0]
         self.decoder = nn.Sequential(
             nn.Conv2d(channels, DECODER, 3, padding=1),
             nn.BatchNorm2d(DECODER),
             nn.ReLU(inplace=True),
-            nn.Conv2d(DECODER, image_channels(place.net) or 3, 3, padding=1),
+            nn.Conv2d(DECODER, image_channels(site.net) or 3, 3, padding=1),
         )
-        wider, stride = _next_scale(place)
+        wider, stride = _next_scale(site)
         self.conv = conv_norm_relu(channels, wider, 3, stride)
         self.fc = nn.Linear(wider, HIDDEN)
         self.embed = nn.Linear(HIDDEN, HIDDEN) if estimator == 'contrast' else nn.Identity()
         self.num_features = HIDDEN
 
-    def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, x: Activation, taps: Mapping[str, Tensor]) -> Tensor:
         """Vectors (N, 128): what the classifier reads, or the embedding that is contrasted, not normalised."""
+        assert isinstance(x, Tensor)
         return self.embed(F.relu(self.fc(self.conv(x).mean((2, 3)))))
 
     def reconstruct(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """Logits of the image (N, C, *size)."""
         return self.decoder(F.interpolate(x, size=list(size), mode='bilinear', align_corners=True))
 
-    def local_losses(self, x: Tensor, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
+    def local_losses(self, x: Activation, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
         """See `Auxiliary.local_losses`: `loss_reconstruction` and `loss_pred` or `loss_contrast`, weighted."""
+        assert isinstance(x, Tensor)
         images = task.images()
         logits = self.reconstruct(x, images.shape[2:])
         losses = dict(
@@ -101,9 +102,9 @@ class InfoPro(ClassifierAuxiliary):
             losses['loss_contrast'] = self.lambda2 * contrast
         return losses
 
-    def signature(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[Hashable, ...]:
         """See `Auxiliary.signature`: the weights of the losses differ from module to module."""
-        return (*super().signature(), self.lambda1, self.lambda2)
+        return (*layers_of(self), self.lambda1, self.lambda2)
 
     def init_weights(self) -> None:
         """Draw all layers afresh; the head follows its own config."""
@@ -149,10 +150,10 @@ def _interpolate(key: str, ends: Sequence[float], module: int, last: int) -> flo
     return ends[0] + (ends[1] - ends[0]) * module / max(last, 1)
 
 
-def _next_scale(place: Place) -> tuple[int, int]:
-    """Channels of the next smaller map behind the cut, and stride 2; without one, the module's own channels and 1."""
-    channels, height, _ = place.map_shape('InfoPro')
-    for shape in place.shapes()[place.end :]:
+def _next_scale(site: Site) -> tuple[int, int]:
+    """Channels of the next smaller map after the cut, and stride 2; without one, the module's own channels and 1."""
+    channels, height, _ = site.map_shape()
+    for shape in site.shapes()[site.end :]:
         if shape[1] < height:
             return shape[0], 2
     return channels, 1

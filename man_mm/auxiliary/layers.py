@@ -3,7 +3,9 @@
 from mmengine.model import initialize
 from torch import nn
 
-__all__ = ['conv_norm_relu', 'draw_afresh', 'reset_weights']
+from ..local import draw_afresh
+
+__all__ = ['conv_norm_relu', 'reset_weights']
 
 
 def conv_norm_relu(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -21,10 +23,3 @@ def reset_weights(layers: nn.Module) -> None:
     kernels = dict(type='Kaiming', layer=['Conv1d', 'Conv2d'])
     norms = dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm', 'LayerNorm'])
     initialize(layers, [kernels, norms])
-
-
-def draw_afresh(layers: nn.Module, but: nn.Module | None = None) -> None:
-    """Give every layer, `but` one, new weights as torch draws them."""
-    for layer in layers.modules():
-        if layer is not but and hasattr(layer, 'reset_parameters'):
-            layer.reset_parameters()

@@ -1,6 +1,6 @@
 """PredSim (Nokland & Eidnes, ICML 2019): a similarity-matching loss beside a linear classifier."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..keys import count, strict_keys
-from ..local import Place
+from ..local import Activation, Site, Task, layers_of
 from ..registry import MODELS
-from .base import Task
 from .classifier import ClassifierAuxiliary
 from .layers import reset_weights
 
@@ -33,13 +32,13 @@ class PredSim(ClassifierAuxiliary):
         ValueError: If `beta` is outside 0 to 1, or no pooling comes down to `max_features`.
     """
 
-    def __init__(self, place: Place, beta: float = 0.99, max_features: int = 512, **kwargs: Any) -> None:
-        super().__init__(place, **kwargs)
+    def __init__(self, site: Site, beta: float = 0.99, max_features: int = 512, **kwargs: Any) -> None:
+        super().__init__(site, **kwargs)
         if not (isinstance(beta, (int, float)) and 0 <= beta <= 1):
             raise ValueError(f'auxiliary.beta={beta!r} must be a weight from 0 to 1.')
         count('auxiliary.max_features', max_features)
         self.beta = beta
-        self.shape = place.map_shape('PredSim')
+        self.shape = site.map_shape()
         self.kernel = pooling_kernel(self.shape, max_features)
         pooled = F.avg_pool2d(torch.zeros(1, *self.shape, device='meta'), self.kernel, padding=self._padding())
         self.num_features = pooled[0].numel()
@@ -52,8 +51,9 @@ class PredSim(ClassifierAuxiliary):
         )
         return height, width
 
-    def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, x: Activation, taps: Mapping[str, Tensor]) -> Tensor:
         """See `ClassifierAuxiliary.forward`: the pooled output of the module, flattened."""
+        assert isinstance(x, Tensor)
         if x.shape[1:] != self.shape:
             raise ValueError(
                 f'man_mm.PredSim was built for maps {self.shape} of this module, but got {tuple(x.shape[1:])}: set '
@@ -61,8 +61,9 @@ class PredSim(ClassifierAuxiliary):
             )
         return F.avg_pool2d(x, self.kernel, padding=self._padding()).flatten(1)
 
-    def local_losses(self, x: Tensor, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
+    def local_losses(self, x: Activation, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
         """See `Auxiliary.local_losses`: `loss_pred` and `loss_sim`, weighted. The similarity is taken in fp32."""
+        assert isinstance(x, Tensor)
         projected = self.conv(x)
         with torch.autocast(x.device.type, enabled=False):
             loss_sim = F.mse_loss(similarity(projected.float()), similarity(task.scores()))
@@ -71,9 +72,9 @@ class PredSim(ClassifierAuxiliary):
             loss_sim=self.beta * loss_sim,
         )
 
-    def signature(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[Hashable, ...]:
         """See `Auxiliary.signature`."""
-        return (*super().signature(), self.shape)
+        return (*layers_of(self), self.shape)
 
     def init_weights(self) -> None:
         """Draw the convolution afresh; the head follows its own config."""

@@ -1,7 +1,7 @@
 """SLM, the Simple Local Module: a downsized rest of the same backbone (paper, section 3.2 and Eq. 4)."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..keys import count, strict_keys, switch
-from ..local import Place, Unit, copy_layers
+from ..local import Activation, Auxiliary, Site, Task, Unit, copy_layers, layers_of, run_units
 from ..registry import MODELS
-from .base import Auxiliary, Task
 from .layers import reset_weights
 
 __all__ = ['SLM']
@@ -23,7 +22,7 @@ __all__ = ['SLM']
 class SLM(Auxiliary):
     """The first units of every stage that remains after the cut, then the backbone's own `finish`.
 
-    The units of a stage are the first ones behind the cut, with parameters of their own; their output stands for the
+    The units of a stage are the first ones after the cut, with parameters of their own; their output stands for the
     stage's. Taps before the cut come from the feature bank.
 
     Args:
@@ -32,7 +31,7 @@ class SLM(Auxiliary):
         units_per_stage: n_s in Eq. 4. 0 leaves the units out: what follows then sees the module's output as it is,
             which a classifier that pools it and EDSR's tail can use.
         cut_stage: Whether a stage that the cut divides has units too; if not, the module's output stands for it.
-        tail: The layers that `finish` applies behind the units, e.g. EDSR's upsampler: `private` for copies, `shared`
+        tail: The layers that `finish` applies after the units, e.g. EDSR's upsampler: `private` for copies, `shared`
             for the backbone's own, which every local loss then trains (see `shared_head_grad`), or a dict from a
             layer's name to the config of the one to use instead, None to leave it out.
         bank_vectors: Join the feature bank's pooled taps, (N, C) for every stage that ended in an earlier module, to
@@ -45,7 +44,7 @@ class SLM(Auxiliary):
 
     def __init__(
         self,
-        place: Place,
+        site: Site,
         init: str = 'copy',
         units_per_stage: int = 1,
         cut_stage: bool = True,
@@ -53,37 +52,37 @@ class SLM(Auxiliary):
         bank_vectors: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(place, **kwargs)
+        super().__init__(site, **kwargs)
         if init not in ('copy', 'random'):
             raise ValueError(f"auxiliary.init={init!r} must be 'copy' or 'random'.")
         count('auxiliary.units_per_stage', units_per_stage, least=0)
         self.init = init
-        self.units = place.unrolled.first_of_remaining_stages(
-            place.end, units_per_stage, switch('auxiliary.cut_stage', cut_stage)
+        self.units = site.unrolled.first_of_remaining_stages(
+            site.end, units_per_stage, switch('auxiliary.cut_stage', cut_stage)
         )
-        self.finish = place.unrolled.finish
-        own_tail = _own_tail(tail, place.unrolled.tail)
+        self.finish = site.unrolled.finish
+        own_tail = _own_tail(tail, site.unrolled.tail)
         self.paths = (*(path for unit in self.units for path in unit.layers), *own_tail)
-        self.layers = copy_layers(place.net, self.paths)
+        self.layers = copy_layers(site.net, self.paths)
         for path, cfg in tail.items() if isinstance(tail, dict) else ():
             self.layers.add_module(path, nn.Identity() if cfg is None else MODELS.build(cfg))
-        self.shared_tail = place.unrolled.tail if tail == 'shared' else ()
-        self._tail_of = (place.net if self.shared_tail else self.layers,)  # in a tuple: it does not become a submodule
-        self.stood_for = _outputs_without_units(place, self.units)
-        self.vectors = self._pooled_taps(place) if switch('auxiliary.bank_vectors', bank_vectors) else {}
+        self.shared_tail = site.unrolled.tail if tail == 'shared' else ()
+        self._tail_of = (site.net if self.shared_tail else self.layers,)  # in a tuple: it does not become a submodule
+        self.stood_for = _outputs_without_units(site, self.units)
+        self.vectors = self._pooled_taps(site) if switch('auxiliary.bank_vectors', bank_vectors) else {}
         self.reads_pooled = bool(self.vectors)
-        self._widths = {} if self.units else self._width_without_units(place, own_tail)
+        self._widths = {} if self.units else self._width_without_units(site, own_tail)
 
-    def _pooled_taps(self, place: Place) -> dict[str, int]:
+    def _pooled_taps(self, site: Site) -> dict[str, int]:
         """Pooled taps of the modules before this one, and their channels."""
         if self.head == 'shared':
             raise ValueError(
                 "auxiliary.bank_vectors=True needs a head of its own, which reads more features than the model's: set "
                 "auxiliary.head='private'."
             )
-        earlier = place.unrolled.units[: place.start]
-        taps = {unit.tap: place.shapes()[i][0] for i, unit in enumerate(earlier) if unit.pooled and unit.tap}
-        if not taps and place.module == place.partition.num_modules - 2:  # the one that would have most: said once
+        earlier = site.unrolled.units[: site.start]
+        taps = {unit.tap: site.shapes()[i][0] for i, unit in enumerate(earlier) if unit.pooled and unit.tap}
+        if not taps and site.module == site.partition.num_modules - 2:  # the one that would have most: said once
             print_log(
                 'auxiliary.bank_vectors=True has nothing to act on: no stage that is not an output of the backbone '
                 'ends before the last auxiliary.',
@@ -92,39 +91,36 @@ class SLM(Auxiliary):
             )
         return taps
 
-    def _width_without_units(self, place: Place, own_tail: tuple[str, ...]) -> dict[int, int]:
+    def _width_without_units(self, site: Site, own_tail: tuple[str, ...]) -> dict[int, int]:
         """A head that reads the channels of the backbone's last map is to read those of the module's output instead."""
-        own, last = place.shapes()[place.end - 1], place.shapes()[-1]
+        own, last = site.shapes()[site.end - 1], site.shapes()[-1]
         if len(own) != 3 or own[0] == last[0]:
             return {}
         if own_tail or self.shared_tail:
             raise ValueError(
-                f'auxiliary.units_per_stage=0: {list(own_tail or self.shared_tail)} behind the last unit reads '
-                f'{last[0]} channels, the output of {place.name} has {own[0]}. Set auxiliary.tail to a dict that '
+                f'auxiliary.units_per_stage=0: {list(own_tail or self.shared_tail)} after the last unit reads '
+                f'{last[0]} channels, the output of {site.name} has {own[0]}. Set auxiliary.tail to a dict that '
                 'replaces it, or leaves it out (None), or partition so that no such module is left.'
             )
         if self.head == 'shared' and self.neck is None:
             raise ValueError(
                 f"auxiliary.units_per_stage=0 with auxiliary.head='shared': the model's head reads {last[0]} channels, "
-                f"the output of {place.name} has {own[0]}. Set auxiliary.head='private', or partition so that no such "
+                f"the output of {site.name} has {own[0]}. Set auxiliary.head='private', or partition so that no such "
                 'module is left.'
             )
         return {last[0]: own[0]}
 
-    def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Any:
+    def forward(self, x: Activation, taps: Mapping[str, Tensor]) -> Any:
         """What the wrapped backbone would return. It carries the graph wherever `x` or a tap does."""
-        taps = {**taps, **dict.fromkeys(self.stood_for, x)}
-        for unit in self.units:
-            x = unit(self.layers, x)
-            if unit.tap is not None:
-                taps[unit.tap] = x
-        return self.finish(self._tail_of[0], x, taps)
+        made, own = run_units(self.units, self.layers, x)
+        stood_for = dict.fromkeys(self.stood_for, x)
+        return self.finish(self._tail_of[0], made, {**taps, **stood_for, **own})
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """See `Auxiliary.shared_parameters`: those of a shared tail."""
         return [p for path in self.shared_tail for p in self._tail_of[0].get_submodule(path).parameters()]
 
-    def local_losses(self, x: Tensor, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
+    def local_losses(self, x: Activation, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
         """See `Auxiliary.local_losses`. Features of the bank come detached."""
         features = task.neck(self(x, taps))
         if self.vectors:
@@ -137,10 +133,10 @@ class SLM(Auxiliary):
         """See `Auxiliary.head_width`."""
         return self._widths.get(in_channels, in_channels) + sum(self.vectors.values())
 
-    def signature(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[Hashable, ...]:
         """See `Auxiliary.signature`. `stood_for` is left out: an output that ends with the module is `x` either way."""
         made = tuple(unit.tap for unit in self.units)
-        return (*super().signature(), made, self.vectors, self._widths)
+        return (*layers_of(self), made, tuple(self.vectors.items()), tuple(self._widths.items()))
 
     def init_weights(self) -> None:
         """Initialise neck and heads by their own configs, and the units when `init='random'`."""
@@ -172,7 +168,7 @@ def _own_tail(tail: str | dict[str, Any], paths: tuple[str, ...]) -> tuple[str, 
     if isinstance(tail, dict):
         unknown = sorted(set(tail) - set(paths))
         if unknown:
-            raise ValueError(f'auxiliary.tail names {unknown}, but the layers behind the last unit are {list(paths)}.')
+            raise ValueError(f'auxiliary.tail names {unknown}, but the layers after the last unit are {list(paths)}.')
         if not tail or not all(cfg is None or (isinstance(cfg, dict) and 'type' in cfg) for cfg in tail.values()):
             raise ValueError(
                 f'auxiliary.tail={tail!r} must map layers, some of {list(paths)}, to configs with a type, or to None.'
@@ -183,14 +179,14 @@ def _own_tail(tail: str | dict[str, Any], paths: tuple[str, ...]) -> tuple[str, 
     return paths if tail == 'private' else ()
 
 
-def _outputs_without_units(place: Place, own: tuple[Unit, ...]) -> tuple[str, ...]:
-    """Outputs of the backbone behind the cut that no unit of the SLM makes: the module's output stands in for them.
+def _outputs_without_units(site: Site, own: tuple[Unit, ...]) -> tuple[str, ...]:
+    """Outputs of the backbone after the cut that no unit of the SLM makes: the module's output stands in for them.
 
     Raises:
         ValueError: If there is more than one: no neck reads one map at several scales.
     """
     made = {unit.tap for unit in own}
-    later = place.unrolled.units[place.end :]
+    later = site.unrolled.units[site.end :]
     names = tuple(unit.tap for unit in later if unit.tap and not unit.pooled and unit.tap not in made)
     if len(names) > 1:
         raise ValueError(

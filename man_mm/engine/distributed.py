@@ -48,7 +48,7 @@ class LocalDistributedDataParallel(MMDistributedDataParallel):
                 'model_wrapper_cfg.static_graph must be off: shared heads get gradients from local losses too.'
             )
         backbone = find_local_backbone(module)
-        own = [list(_trainable(backbone.last_trained_parameters(m))) for m in range(backbone.num_modules - 1)]
+        own = [list(_trainable(module.parameters(backbone.backbone))) for module in backbone.local_modules[:-1]]
         names = {p: name for name, p in module.named_parameters()}
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             module, [names[p] for parameters in own for p in parameters]

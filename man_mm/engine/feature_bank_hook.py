@@ -2,6 +2,7 @@
 
 import inspect
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from mmengine.hooks import Hook
@@ -11,9 +12,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..keys import strict_keys
-from ..local import LocalBackbone, find_local_backbone
-from ..local.host import BACKBONES
-from ..readout import build_readout
+from ..local import LocalBackbone, LocalStep, find_local_backbone
+from ..local.names import BACKBONES
+from ..readout import Readout, build_readout
 from ..registry import HOOKS
 from .distributed import LocalDistributedDataParallel
 from .optim_wrapper import LocalOptimWrapper
@@ -24,11 +25,14 @@ __all__ = ['FeatureBankHook']
 
 LOGS = ('terms', 'total')
 
+_LISTENING: 'WeakKeyDictionary[LocalBackbone, Readout]' = WeakKeyDictionary()
+"""Readouts that listen to a model's forward."""
+
 
 @HOOKS.register_module()
 @strict_keys
 class FeatureBankHook(Hook):
-    """Opens the feature bank with every training batch, closes it after the forward, also when it raises.
+    """Opens a step of the `LocalBackbone` with every training batch, drops it after the forward, also when it raises.
 
     Checks the whole set-up before training, binds the readout that fits the model, and logs under `local_MM/*` what the
     local losses were, and under `bank_mib` what the bank held at most.
@@ -43,6 +47,9 @@ class FeatureBankHook(Hook):
         self.log = log
         self._backbone: LocalBackbone | None = None
         self._optim_wrapper: LocalOptimWrapper | None = None
+        self._readout: Readout | None = None
+        self.bank_bytes = 0
+        """The most that the bank of the last step held."""
 
     def before_train(self, runner: Runner) -> None:
         """Check, and start to listen to the model's forward.
@@ -76,22 +83,34 @@ class FeatureBankHook(Hook):
             raise ValueError(f'{type(host).__name__} must hold the LocalBackbone itself, as {names}.')
         readout = build_readout(host, backbone.num_modules)
         readout.check(backbone.auxiliaries[0])
-        if backbone.readout is not None:  # left by a run that did not end, or by a second hook of this kind
-            backbone.readout.detach()
+        before = _LISTENING.pop(backbone, None)
+        if before is not None:  # left by a run that did not end, or by a second hook of this kind
+            before.detach()
         readout.attach(backbone.auxiliaries[0], self._open, self._close)
-        backbone.readout, self._backbone, self._optim_wrapper = readout, backbone, optim_wrapper
+        optim_wrapper.bind(host)
+        _LISTENING[backbone] = self._readout = readout
+        self._backbone, self._optim_wrapper = backbone, optim_wrapper
 
     def _open(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = inspect.signature(host.forward).bind(*args, **kwargs).arguments
         if call.get('mode') == 'loss':
-            assert self._backbone is not None and self._backbone.readout is not None
+            assert self._backbone is not None and self._readout is not None and self._optim_wrapper is not None
             inputs, targets = call['inputs'], call.get('data_samples')
-            self._backbone.readout.check_batch(inputs, targets)
-            self._backbone.bank.open(inputs, targets)
+            self._readout.check_batch(inputs, targets)
+            backward, bank = self._optim_wrapper.local_backward, self._backbone.new_bank()
+            self._backbone.step = LocalStep(inputs, targets, backward, self._readout, bank)
 
-    def _close(self, *_: Any) -> None:
+    def _close(self, host: nn.Module, *_: Any) -> None:
         assert self._backbone is not None
-        self._backbone.bank.close()
+        step, self._backbone.step = self._backbone.step, None
+        if step is None:
+            return
+        self.bank_bytes = step.bank.peak_bytes
+        if step.num_runs == 0 and host.training and torch.is_grad_enabled():
+            raise ValueError(
+                f'model.type={type(host).__name__} makes its loss without a run of its backbone, so nothing trains the '
+                'modules.'
+            )
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
@@ -105,7 +124,7 @@ class FeatureBankHook(Hook):
             for (module, name), value in zip(losses, values, strict=True):
                 if self.log == 'terms' or name == 'total':
                     runner.message_hub.update_scalar(f'train/local_{module:02d}/{name}', value)
-        runner.message_hub.update_scalar('train/bank_mib', self._backbone.bank.peak_bytes / 2**20)
+        runner.message_hub.update_scalar('train/bank_mib', self.bank_bytes / 2**20)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Tell whose optimizer state this is."""
@@ -128,10 +147,10 @@ class FeatureBankHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Stop listening."""
-        if self._backbone is not None and self._backbone.readout is not None:
-            self._backbone.readout.detach()
-            self._backbone.readout = None
-        self._backbone = self._optim_wrapper = None
+        if self._backbone is not None and self._readout is not None:
+            self._readout.detach()
+            _LISTENING.pop(self._backbone, None)
+        self._backbone = self._optim_wrapper = self._readout = None
 
 
 def _check_wrapper(model: nn.Module) -> None:

@@ -13,11 +13,21 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
 from ..keys import strict_keys, switch
-from ..local import HandedOver, LocalBackbone, explain_out_of_memory, find_local_backbone, publish_local_backward
+from ..local import LocalBackbone, LocalModule, find_local_backbone, phase
 from ..registry import OPTIM_WRAPPERS
 from .distributed import LocalDistributedDataParallel
 
 __all__ = ['LocalAmpOptimWrapper', 'LocalOptimWrapper']
+
+HELP = {
+    'backward': "optim_wrapper.eager_step=True with slim auxiliaries (man_mm.SlimSLM) or share='stage': the gradients "
+    'of modules before this one are freed',
+    'step': "share='stage' or man_mm.SlimSLM (fewer weights, gradients, and less optimizer state), "
+    'optim_wrapper.eager_step=True',
+    'main loss': 'a last module that is smaller (a list of cuts as partition), man_mm.ActivationCheckpointHook on neck '
+    'and head',
+}
+"""Levers against running out of memory, by phase."""
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -34,8 +44,8 @@ class LocalOptimWrapper(OptimWrapper):
             the next one's backward: its gradients are averaged over the processes in the meantime.
         clip_grad: As in `OptimWrapper`; `per_module=True` clips every module with its auxiliary, and the rest of the
             model, by a norm of its own instead of one norm over all. The log tells these norms before clipping, and
-            those of the neck and of each head apart (`grad_norm/neck`; `grad_norm/backbone_tail`: layers behind the last
-            unit).
+            those of the neck and of each head apart (`grad_norm/neck`; `grad_norm/backbone_tail`: layers after the
+            last unit).
 
     Raises:
         ValueError: If `eager_step` meets accumulation, clipping over all parameters, a loss scaler or plain DDP.
@@ -63,7 +73,7 @@ class LocalOptimWrapper(OptimWrapper):
         self._backbone: LocalBackbone | None = None
         self._host: Any = None
         self._reducer: LocalDistributedDataParallel | None = None
-        self._waiting: int | None = None
+        self._waiting: LocalModule | None = None
         """Module whose eager step waits for its gradients."""
 
     def _check_clip_grad(self) -> None:
@@ -85,9 +95,21 @@ class LocalOptimWrapper(OptimWrapper):
             if self.eager_step and holds:
                 raise ValueError(f'optim_wrapper.eager_step=True does not go with {reason}.')
 
+    def bind(self, host: nn.Module) -> None:
+        """Serve the unwrapped model `host`, of whose backbone `man_mm.FeatureBankHook` opens the steps."""
+        self._host, self._backbone = host, find_local_backbone(host)
+
+    def serves(self, host: nn.Module) -> bool:
+        """Whether it is bound to the unwrapped model `host`."""
+        return self._host is host
+
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """As upstream's; in it the model's `LocalBackbone` finds `local_backward`."""
+        """As upstream's.
+
+        Raises:
+            ValueError: If nobody opens the steps of the model's `LocalBackbone`, or eager steps would not be averaged.
+        """
         wrapped = is_model_wrapper(model)
         self._reducer = model if isinstance(model, LocalDistributedDataParallel) else None
         self._refuse_eager_step_with(
@@ -98,20 +120,22 @@ class LocalOptimWrapper(OptimWrapper):
         )
         host = cast(nn.Module, model.module) if wrapped else model
         if host is not self._host:
-            self._host, self._backbone = host, find_local_backbone(host)
+            self._bind_back_propagation(host)
         self.local_losses.clear()
-        with (
-            super().optim_context(model),
-            publish_local_backward(self.local_backward),
-            explain_out_of_memory('main loss', 'neck and head (forward)'),
-        ):
+        with super().optim_context(model), phase('main loss', 'neck and head (forward)', HELP['main loss']):
             try:
                 yield
-            except HandedOver:  # another process goes on
-                raise
             except BaseException:
                 self._forget_failed_step()
                 raise
+
+    def _bind_back_propagation(self, host: nn.Module) -> None:
+        if find_local_backbone(host).num_modules > 1:
+            raise ValueError(
+                "custom_hooks lacks dict(type='man_mm.FeatureBankHook'): LocalBackbone got neither the inputs and "
+                'targets nor the losses that train its modules.'
+            )
+        self.bind(host)
 
     def _forget_failed_step(self) -> None:
         self.local_losses.clear()
@@ -119,28 +143,27 @@ class LocalOptimWrapper(OptimWrapper):
         if self._reducer is not None:
             self._reducer.forget_modules()
 
-    def local_backward(self, losses: Mapping[str, Tensor | list[Tensor]], module: int) -> None:
+    def local_backward(self, losses: Mapping[str, Tensor | list[Tensor]], module: LocalModule) -> None:
         """Back-propagate the local losses of `module` and free its graph.
 
         Args:
             losses: As a model's `loss` returns them; entries whose name contains `loss` are summed.
-            module: Index of the module, from 0.
+            module: The module that they train.
         """
-        assert self._backbone is not None
         self._step_waiting()
         loss, log_vars = self._host.parse_losses(losses)
         for name, value in log_vars.items():
-            self.local_losses[module, _local_name(name)] = value.detach()
+            self.local_losses[module.index, _local_name(name)] = value.detach()
         # torch < 2.11 (pytorch#158232) lets reentrant checkpoints recompute with copies of weights that carry no graph
         torch.clear_autocast_cache()
         with (
             torch.autocast(loss.device.type, enabled=False),  # backward runs in the types of the forward
-            explain_out_of_memory('backward', self._backbone.partition.name(module)),
+            phase('backward', module, HELP['backward']),
         ):
             self._amplify(self.scale_loss(loss)).backward()
         torch.clear_autocast_cache()  # it would keep copies of all weights until the last module has run
         if self._reducer is not None:
-            self._reducer.reduce_module(module)
+            self._reducer.reduce_module(module.index)
         if self.eager_step:
             self._waiting = module
             if self._reducer is None:
@@ -158,15 +181,15 @@ class LocalOptimWrapper(OptimWrapper):
             self._reducer.wait_for_modules()
         self._step_module(module)
 
-    def _step_module(self, module: int) -> None:
+    def _step_module(self, module: LocalModule) -> None:
         """Step the parameters of one module and its auxiliary; what it shares with others keeps its gradient."""
         assert self._backbone is not None
-        own = set(self._backbone.last_trained_parameters(module))
+        own = set(module.parameters(self._backbone.backbone))
         everything = [p for group in self.optimizer.param_groups for p in group['params']]
         others = {p: p.grad for p in everything if p.grad is not None and p not in own}
         for p in others:
             p.grad = None
-        with explain_out_of_memory('step', self._backbone.partition.name(module)):
+        with phase('step', module, HELP['step']):
             super().step()
         self.zero_grad()
         for p, grad in others.items():
@@ -180,14 +203,14 @@ class LocalOptimWrapper(OptimWrapper):
         """
         self._step_waiting()
         self._check_finite()
-        with explain_out_of_memory('main loss', 'the last module, neck and head (backward)'):
+        with phase('main loss', 'the last module, neck and head (backward)', HELP['main loss']):
             super().update_params(loss, *args, **kwargs)
 
     def step(self, **kwargs: Any) -> None:
         """As upstream's, when the gradients of all modules have been averaged over the processes."""
         if self._reducer is not None:
             self._reducer.wait_for_modules()
-        with explain_out_of_memory('step', 'the optimizer'):
+        with phase('step', 'the optimizer', HELP['step']):
             super().step(**kwargs)
 
     def _check_finite(self) -> None:
@@ -197,7 +220,7 @@ class LocalOptimWrapper(OptimWrapper):
         bad = [key for key, is_finite in zip(self.local_losses, finite, strict=True) if not is_finite]
         if bad:
             assert self._backbone is not None
-            where = '; '.join(f'{name} of {self._backbone.partition.name(module)}' for module, name in bad)
+            where = '; '.join(f'{name} of {self._backbone.local_modules[module]}' for module, name in bad)
             self._on_nonfinite(f'local loss is infinite or NaN: {where}.')
 
     def _on_nonfinite(self, message: str) -> None:
@@ -209,11 +232,11 @@ class LocalOptimWrapper(OptimWrapper):
             return
         assert self._backbone is not None
         rest = {p: None for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None}
-        for module in range(self._backbone.num_modules):
-            own = [p for p in self._backbone.last_trained_parameters(module) if p in rest]
+        for module in self._backbone.local_modules:
+            own = [p for p in module.parameters(self._backbone.backbone) if p in rest]
             for p in own:
                 del rest[p]
-            self._clip(own, f'local_{module:02d}/grad_norm')
+            self._clip(own, f'local_{module.index:02d}/grad_norm')
         self._log_norms(rest)
         self._clip(list(rest), 'grad_norm')
 

@@ -10,10 +10,10 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from ..local import LocalBackbone
+from ..local.names import AUXILIARIES
 
 __all__ = ['check_fit', 'check_resume', 'describe', 'refuse_different_ranks', 'structure']
 
-AUXILIARIES = 'auxiliaries.'
 SHOWN = 4
 ABSENT = '(absent)'
 
@@ -23,10 +23,16 @@ def structure(backbone: LocalBackbone, optim_wrapper: OptimWrapper) -> dict[str,
     return {
         'num_modules': str(backbone.num_modules),
         'partition': '; '.join(str(backbone.partition).splitlines()),
-        'auxiliaries': ', '.join(type(backbone.auxiliary_of(m)).__name__ for m in range(len(backbone.groups))),
-        'modules of one auxiliary (share)': str(list(backbone.groups)),
+        'auxiliaries': ', '.join(type(module.auxiliary).__name__ for module in backbone.local_modules[:-1]),
+        'modules of one auxiliary (share)': str(_shared_by(backbone)),
         'optimizer': type(getattr(optim_wrapper, 'optimizer', optim_wrapper)).__name__,
     }
+
+
+def _shared_by(backbone: LocalBackbone) -> list[int]:
+    """Index of the auxiliary that trains each module but the last one."""
+    auxiliaries = list(backbone.auxiliaries)
+    return [auxiliaries.index(module.auxiliary) for module in backbone.local_modules[:-1]]
 
 
 def describe(model: nn.Module, backbone: LocalBackbone, optim_wrapper: OptimWrapper) -> dict[str, str]:
@@ -36,7 +42,7 @@ def describe(model: nn.Module, backbone: LocalBackbone, optim_wrapper: OptimWrap
         kind = 'trained' if p.requires_grad else 'frozen'
         record[f'parameter {name}'] = f'{tuple(p.shape)} {p.dtype} {kind}'
     parts = {'backbone': backbone, 'partition': backbone.partition, 'optim_wrapper': optim_wrapper}
-    record['bank'] = f'lent: {backbone.bank.is_lent}'
+    record['bank'] = f'lent: {backbone.lends_bank}'
     parts |= {f'auxiliaries.{i}': auxiliary for i, auxiliary in enumerate(backbone.auxiliaries)}
     for place, part in parts.items():
         record |= {f'{place}.{key}': str(value) for key, value in _settings(vars(part))}

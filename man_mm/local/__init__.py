@@ -1,35 +1,51 @@
 """The mechanism: unroll a backbone, cut it, train it module by module. Knows no task and no optimizer."""
 
 from . import families  # noqa: F401  (registers the descriptions)
+from .auxiliary import Auxiliary, Site, Task, layers_of
 from .backbone import LocalBackbone, find_local_backbone
 from .bank import FeatureBank
-from .evaluating import evaluating
-from .handover import HandedOver, Handover
-from .out_of_memory import explain_out_of_memory
-from .partition import Partition, partition
-from .place import Place
-from .probe import image_channels
-from .signal import current_local_backward, publish_local_backward
-from .unroll import StageOutputs, Unit, Unrolled, copy_layers, register_unroll, unroll
+from .dry_run import Shape, evaluating, image_channels, unit_shapes
+from .families.stages import staged, unroll_normed_stages, unroll_stages
+from .heads import draw_afresh, read_width
+from .module import LocalModule
+from .partition import Partition, balanced_cuts, partition
+from .step import LocalStep, listen_to_phases, phase, train_modules
+from .transparent_wrapper import register_answer
+from .unroll import Activation, StageOutputs, Unit, Unrolled, copy_layers, detached, register_unroll, run_units, unroll
 
 __all__ = [
+    'Activation',
+    'Auxiliary',
     'FeatureBank',
-    'HandedOver',
-    'Handover',
     'LocalBackbone',
+    'LocalModule',
+    'LocalStep',
     'Partition',
-    'Place',
+    'Shape',
+    'Site',
     'StageOutputs',
+    'Task',
     'Unit',
     'Unrolled',
+    'balanced_cuts',
     'copy_layers',
-    'current_local_backward',
+    'detached',
+    'draw_afresh',
     'evaluating',
-    'explain_out_of_memory',
     'find_local_backbone',
     'image_channels',
+    'layers_of',
+    'listen_to_phases',
     'partition',
-    'publish_local_backward',
+    'phase',
+    'read_width',
+    'register_answer',
     'register_unroll',
+    'run_units',
+    'staged',
+    'train_modules',
+    'unit_shapes',
     'unroll',
+    'unroll_normed_stages',
+    'unroll_stages',
 ]

@@ -1,7 +1,6 @@
-"""FeatureBank: what the modules behind a cut cannot reach any more."""
+"""FeatureBank: what the modules after a cut cannot reach any more."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -9,47 +8,36 @@ __all__ = ['FeatureBank']
 
 
 class FeatureBank:
-    """The taps of one iteration, detached, with the inputs and targets that local losses need (paper, Eq. 3).
-
-    Opened before a training forward, filled by it, closed after it, also when it raises. Nothing outlives an iteration.
+    """The taps of one training step, detached (paper, Eq. 3). Made for a step and dropped with it.
 
     Args:
+        pooled: Names of the taps to bank, and whether the bank keeps the means (N, C) of their maps (N, C, H, W).
         is_lent: False lends zeros instead of the taps.
     """
 
-    def __init__(self, is_lent: bool = True) -> None:
+    def __init__(self, pooled: Mapping[str, bool], is_lent: bool = True) -> None:
+        self.pooled = pooled
         self.is_lent = is_lent
         self.peak_bytes = 0
-        self.is_open = False
-        self.inputs: Any = None
-        self.targets: Any = None
         self._entries: dict[str, tuple[Tensor, int]] = {}
 
-    def open(self, inputs: Any, targets: Any) -> None:
-        """Start an iteration with the preprocessed `inputs` and `targets` of its batch."""
-        self.close()
-        self.is_open = True
-        self.peak_bytes = 0
-        self.inputs, self.targets = inputs, targets
+    def put(self, taps: Mapping[str, Tensor]) -> None:
+        """Bank those of a module's `taps` that are to be banked, detached: views of them, or their means."""
+        for name in taps.keys() & self.pooled.keys():
+            self.restore({name: taps[name].detach().mean((2, 3)) if self.pooled[name] else taps[name]})
 
-    def close(self) -> None:
-        """Drop everything."""
-        self.is_open = False
-        self.inputs = self.targets = None
-        self._entries.clear()
-
-    def put(self, name: str, feature: Tensor) -> None:
-        """Store `feature`, (N, C, H, W) or pooled (N, C), detached: a view of it."""
-        assert self.is_open, 'the bank stores only between open() and close()'
-        stored = feature.detach()
-        self._entries[name] = (stored, stored._version)
+    def restore(self, taps: Mapping[str, Tensor]) -> None:
+        """Bank, detached, what `taps()` of a bank in another process was."""
+        for name, tap in taps.items():
+            stored = tap.detach()
+            self._entries[name] = (stored, stored._version)
         self.peak_bytes = max(self.peak_bytes, self.nbytes)
 
     def get(self, name: str) -> Tensor:
         """Return a tap, detached.
 
         Raises:
-            KeyError: If no module has put `name` in this iteration.
+            KeyError: If no module has banked `name` in this step.
             RuntimeError: If a later in-place operation changed the stored tensor.
         """
         if name not in self._entries:
@@ -57,18 +45,21 @@ class FeatureBank:
         stored, version = self._entries[name]
         if stored._version != version:
             raise RuntimeError(
-                f'tap {name!r} was changed in place after it was banked: a unit behind the cut starts with an in-place '
+                f'tap {name!r} was changed in place after it was banked: a unit after the cut starts with an in-place '
                 'operation. Describe the unit so that the tap ends after it.'
             )
         return stored
 
-    def taps(self) -> Mapping[str, Tensor]:
+    def taps(self) -> dict[str, Tensor]:
         """All taps by name, detached."""
         return {name: self.get(name) for name in self._entries}
 
-    def lent(self) -> Mapping[str, Tensor]:
-        """What auxiliaries see of the taps."""
-        return {name: tap if self.is_lent else tap.new_zeros(()).expand_as(tap) for name, tap in self.taps().items()}
+    def seen_with(self, taps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What an auxiliary sees: earlier taps as they are lent, detached, and of its module's own `taps`, which carry
+        the module's graph, those that are banked as maps.
+        """
+        lent = {name: tap if self.is_lent else tap.new_zeros(()).expand_as(tap) for name, tap in self.taps().items()}
+        return lent | {name: tap for name, tap in taps.items() if self.pooled.get(name) is False}
 
     @property
     def nbytes(self) -> int:
@@ -76,5 +67,5 @@ class FeatureBank:
         return sum(stored.numel() * stored.element_size() for stored in self.stored())
 
     def stored(self) -> Iterator[Tensor]:
-        """What it holds, as stored."""
+        """The tensors that it holds."""
         return (stored for stored, _ in self._entries.values())

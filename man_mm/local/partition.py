@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ['Partition', 'partition']
+__all__ = ['Partition', 'balanced_cuts', 'partition']
 
 POLICIES = ('uniform', 'memory')
 
@@ -87,7 +87,7 @@ def _cuts(num_units: int, num_modules: int, policy: object, costs: Sequence[floa
     if policy == 'uniform':
         return [round(i * num_units / num_modules) for i in range(1, num_modules)]
     assert costs is not None and len(costs) == num_units
-    return _balanced_cuts(costs, num_modules)
+    return balanced_cuts(costs, num_modules)
 
 
 def _check_num_modules(num_modules: int, num_units: int) -> None:
@@ -113,7 +113,7 @@ def _named_cuts(names: tuple[str, ...], num_modules: int, last_units: Sequence[s
     return cuts
 
 
-def _balanced_cuts(costs: Sequence[float], num_modules: int) -> list[int]:
+def balanced_cuts(costs: Sequence[float], num_modules: int) -> list[int]:
     """Cuts of the partition into `num_modules` non-empty runs whose largest sum of costs is smallest."""
     num = len(costs)
     total = [0.0]

@@ -6,12 +6,37 @@ replacement of layers (SyncBN conversion), and the same unit runs on the backbon
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
 
-__all__ = ['Finish', 'StageOutputs', 'Unit', 'Unrolled', 'copy_layers', 'register_unroll', 'unroll']
+__all__ = [
+    'Activation',
+    'Finish',
+    'StageOutputs',
+    'Unit',
+    'Unrolled',
+    'copy_layers',
+    'detached',
+    'register_unroll',
+    'run_units',
+    'unroll',
+]
+
+Activation = Tensor | tuple[Tensor, ...]
+"""What passes between units: a tensor, or several, e.g. the branches of a backbone of many resolutions."""
+
+
+def detached(x: Activation, requires_grad: bool = False) -> Activation:
+    """The same values without a graph."""
+    if isinstance(x, Tensor):
+        return x.detach().requires_grad_(requires_grad)
+    return tuple(branch.detach().requires_grad_(requires_grad) for branch in x)
 
 
 @dataclass(frozen=True)
@@ -22,7 +47,7 @@ class Unit:
         name: What tables and errors call it, e.g. `layer1.0`.
         stage: The stage it belongs to. Units of one stage are consecutive.
         layers: Dotted paths of the layers that it applies, one after the other.
-        tap: Name of the activation that the rest of the model needs later, if the unit's output is one.
+        tap: Name of the activation that the rest of the model needs later, if the unit's output, a tensor, is one.
         pooled: The backbone does not return this tap: of its (N, C, H, W) the bank keeps the means (N, C), and keeps
             them only if an auxiliary reads them.
         function: What it does to `net` and `x`, if that is more than to apply its layers in turn; it must pickle. If it
@@ -35,11 +60,11 @@ class Unit:
     layers: tuple[str, ...]
     tap: str | None = None
     pooled: bool = False
-    function: Callable[[nn.Module, Tensor], Tensor] | None = None
+    function: Callable[[nn.Module, Any], Activation] | None = None
     tensors: tuple[str, ...] = ()
 
-    def __call__(self, net: nn.Module, x: Tensor) -> Tensor:
-        """Run the unit with the layers found in `net` (the backbone or copied layers) on `x` (N, C, H, W)."""
+    def __call__(self, net: nn.Module, x: Activation) -> Activation:
+        """Run the unit with the layers found in `net` (the backbone or copied layers) on `x`, e.g. (N, C, H, W)."""
         if self.function is not None:
             return self.function(net, x)
         for path in self.layers:
@@ -54,7 +79,18 @@ class Unit:
             yield net.get_parameter(name)
 
 
-Finish = Callable[[nn.Module, Tensor, Mapping[str, Tensor]], object]
+def run_units(units: Iterable[Unit], net: nn.Module, x: Activation) -> tuple[Activation, dict[str, Tensor]]:
+    """Run `units`, found in `net`, on `x`; return the output and the taps that they made. All carry the graph."""
+    taps: dict[str, Tensor] = {}
+    for unit in units:
+        x = unit(net, x)
+        if unit.tap is not None:
+            assert isinstance(x, Tensor), f'{unit.name} ends a tap, so it must make one tensor'
+            taps[unit.tap] = x
+    return x, taps
+
+
+Finish = Callable[[nn.Module, Any, Mapping[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -63,7 +99,7 @@ class StageOutputs:
 
     taps: tuple[str, ...]
 
-    def __call__(self, net: nn.Module, x: Tensor, taps: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def __call__(self, net: nn.Module, x: Activation, taps: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         return tuple(taps[name] for name in self.taps)
 
 
@@ -81,14 +117,20 @@ class Unrolled:
     finish: Finish
     tail: tuple[str, ...] = ()
 
-    def run(self, net: nn.Module, start: int, stop: int, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run units `start` to `stop - 1` on `x`; return the output and the taps they made. All carry the graph."""
-        taps: dict[str, Tensor] = {}
-        for unit in self.units[start:stop]:
-            x = unit(net, x)
-            if unit.tap is not None:
-                taps[unit.tap] = x
-        return x, taps
+    def finish_in_parts(self, net: nn.Module, x: Activation, taps: Mapping[str, Tensor], num_parts: int) -> Any:
+        """As `finish`, on parts of the batch one after the other, and once more in backward: only one part's
+        activations are ever alive. 1 part is the whole batch, kept.
+        """
+        if num_parts == 1:
+            return self.finish(net, x, taps)
+        assert isinstance(x, Tensor)
+
+        def finish_part(part: Tensor, *part_of_taps: Tensor) -> Any:
+            return self.finish(net, part, dict(zip(taps, part_of_taps, strict=True)))
+
+        parts = zip(x.chunk(num_parts), *(tap.chunk(num_parts) for tap in taps.values()), strict=True)
+        results = [checkpoint(finish_part, *part, use_reentrant=False) for part in parts]
+        return tree_map(lambda *pieces: torch.cat(pieces), *results)
 
     def first_of_remaining_stages(self, end: int, num_units: int = 1, cut_stage: bool = True) -> tuple[Unit, ...]:
         """The first `num_units` units of every stage that has units from `end` on (paper, Eq. 4, where it is n_s).
@@ -96,7 +138,7 @@ class Unrolled:
         The last one chosen of a stage stands for the stage, so it has the stage's tap.
 
         Args:
-            end: Index of the first unit behind the cut.
+            end: Index of the first unit after the cut.
             num_units: n_s.
             cut_stage: Whether a stage of which `end` cuts off a part counts as remaining.
         """

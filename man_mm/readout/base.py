@@ -2,62 +2,63 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
+import torch
+from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..local.host import BACKBONES, NO_HEADS
+from ..local import Auxiliary, Task
+from ..local.names import BACKBONES, NO_HEADS
 
-__all__ = ['Readout', 'build_readout', 'register_readout']
+__all__ = ['HostTask', 'Readout', 'build_readout', 'readout_of', 'register_readout']
 
 
-class Readout:
+class HostTask(Task):
     """The host model's own loss, with its feature extraction replaced by an auxiliary's features.
 
     Args:
         host: The model whose backbone is a `LocalBackbone`.
-        num_modules: K.
+        auxiliary: Its neck and heads stand in for the host's where it has its own.
+        inputs: A batch as the host gets it, preprocessed.
+        targets: Its data samples.
     """
 
-    extract: ClassVar[str]
+    extract: ClassVar[str] = 'extract_feat'
     """The host's method that turns inputs into what its heads read."""
     train: ClassVar[str] = 'loss'
     """The host's method that turns inputs and targets into losses; it calls `extract` once."""
 
-    def __init__(self, host: nn.Module, num_modules: int) -> None:
+    def __init__(self, host: nn.Module, auxiliary: Auxiliary, inputs: Any, targets: Any) -> None:
         self.host: Any = host
-        self.num_losses = num_modules
-        self.handles: list[Any] = []
+        self.auxiliary = auxiliary
+        self.inputs = inputs
+        self.targets = targets
 
-    def task(self, auxiliary: Any, inputs: Any, targets: Any) -> 'BatchTask':
-        """What `auxiliary` asks of the host for one batch."""
-        return BatchTask(self, auxiliary, inputs, targets)
+    def neck(self, features: Any) -> Any:
+        """See `Task.neck`."""
+        if self.auxiliary.neck is not None:
+            return self.auxiliary.neck(features)
+        neck = getattr(self.host, 'neck', None)
+        return features if neck is None else neck(features)
 
-    def loss(self, auxiliary: Any, features: Any, inputs: Any, targets: Any) -> dict[str, Any]:
-        """The host's dict of losses for `features` that its heads read. They carry the features' graph."""
-        with self._private_heads(auxiliary), self._extracting(features):
-            return getattr(self.host, self.train)(inputs, targets)
+    def loss(self, features: Any) -> dict[str, Any]:
+        """See `Task.loss`. The losses carry the features' graph."""
+        with self._private_heads(), self._extracting(features):
+            return getattr(self.host, self.train)(self.inputs, self.targets)
 
-    def check_batch(self, inputs: Any, targets: Any) -> None:
-        """Raise ValueError if the host cannot train on a batch."""
+    def total(self, features: Any) -> Tensor:
+        """See `Task.total`."""
+        return self.host.parse_losses(self.loss(features))[0]
 
-    def scores(self, targets: Any) -> Tensor:
-        """Class targets (N, num_classes) of a batch; one-hot rows unless it is mixed.
-
-        Raises:
-            ValueError: If the host's task is no classification.
-        """
+    def labels(self) -> Tensor:
+        """See `Task.labels`."""
         raise self._no_classes()
 
-    def labels(self, targets: Any) -> Tensor:
-        """Class of every image of a batch, (N,).
-
-        Raises:
-            ValueError: If the host's task is no classification, or images of different classes were mixed.
-        """
+    def scores(self) -> Tensor:
+        """See `Task.scores`."""
         raise self._no_classes()
 
     def _no_classes(self) -> ValueError:
@@ -66,80 +67,18 @@ class Readout:
             '(man_mm.PredSim, man_mm.InfoPro): these are rules for classification.'
         )
 
-    def images(self, inputs: Tensor) -> Tensor:
-        """Normalised images (N, C, H, W) as they were in [0, 1]."""
-        preprocessor = self.host.data_preprocessor
+    def images(self) -> Tensor:
+        """See `Task.images`."""
+        preprocessor, images = self.host.data_preprocessor, self.inputs
         if getattr(preprocessor, '_enable_normalize', False):
-            inputs = inputs * preprocessor.std + preprocessor.mean
-        return (inputs / 255).clamp(0, 1)
+            images = images * preprocessor.std + preprocessor.mean
+        return (images / 255).clamp(0, 1)
 
     @contextmanager
-    def sharing(self, auxiliary: Any) -> Iterator[None]:
-        """Wraps a local loss and its backward: with `last`, shared parameters take no part in either."""
-        frozen = self.shared_parameters(auxiliary) if auxiliary.shared_head_grad == 'last' else []
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in frozen:
-                parameter.requires_grad_(True)
-
-    def apply_neck(self, auxiliary: Any, features: Any) -> Any:
-        """Run the auxiliary's neck on `features`, or the host's where it has none of its own."""
-        if auxiliary.neck is not None:
-            return auxiliary.neck(features)
-        neck = getattr(self.host, 'neck', None)
-        return features if neck is None else neck(features)
-
-    def shared_parameters(self, auxiliary: Any) -> list[nn.Parameter]:
-        """Trainable parameters of the host that a local loss of `auxiliary` reaches."""
-        own = {*BACKBONES, *auxiliary.heads, *(['neck'] if auxiliary.neck is not None else [])}
-        shared = [p for name, child in self.host.named_children() if name not in own for p in child.parameters()]
-        everything = (*shared, *self.host.parameters(recurse=False), *auxiliary.shared_parameters())
-        return [p for p in everything if p.requires_grad]
-
-    def attach(self, auxiliary: Any, before_forward: Callable[..., None], after_forward: Callable[..., None]) -> None:
-        """Listen to the host's forward until `detach`; for `mean`, divide gradients of shared parameters."""
-        self.handles = [
-            self.host.register_forward_pre_hook(before_forward, with_kwargs=True),
-            self.host.register_forward_hook(after_forward, always_call=True),
-        ]
-        if auxiliary.shared_head_grad == 'mean':
-            shared = self.shared_parameters(auxiliary)
-            self.handles += [p.register_hook(lambda grad: grad / self.num_losses) for p in shared]
-
-    def detach(self) -> None:
-        """Leave the host as it was."""
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
-
-    def check(self, auxiliary: Any) -> None:
-        """Raise ValueError if the host cannot serve what `auxiliary` asks for."""
-        if auxiliary.shared_head_grad != 'sum' and not self.shared_parameters(auxiliary):
-            print_log(
-                f'auxiliary.shared_head_grad={auxiliary.shared_head_grad!r} has nothing to act on: neck, heads and '
-                "tail are the auxiliary's own.",
-                logger='current',
-                level=logging.WARNING,
-            )
-        wanted = set(auxiliary.head) if isinstance(auxiliary.head, dict) else set()
-        if auxiliary.head == 'private':
-            wanted = {name for name, child in self.host.named_children() if _trains(child)} - set(NO_HEADS)
-        missing = sorted(wanted - set(auxiliary.heads))
-        if missing or (auxiliary.head == 'private' and not auxiliary.heads):
-            parts = [name for name, _ in self.host.named_children()]
-            raise ValueError(
-                f'auxiliary.head={auxiliary.head!r} cannot be served: {type(self.host).__name__} has no head '
-                f'{missing or "of its own"} that is complete when it is registered. Its parts: {parts}.'
-            )
-
-    @contextmanager
-    def _private_heads(self, auxiliary: Any) -> Iterator[None]:
+    def _private_heads(self) -> Iterator[None]:
         parts = self.host._modules
-        own = {name: parts[name] for name in auxiliary.heads}
-        parts.update(auxiliary.heads.items())
+        own = {name: parts[name] for name in self.auxiliary.heads}
+        parts.update(self.auxiliary.heads.items())
         try:
             yield
         finally:
@@ -165,38 +104,109 @@ class Readout:
             )
 
 
-@dataclass(frozen=True)
-class BatchTask:
-    """The host's task on one batch, for one auxiliary; see `man_mm.auxiliary.Task`."""
+class Readout:
+    """What has to be set up and checked so that a host model's task trains the modules of its backbone.
 
-    readout: Readout
-    auxiliary: Any
-    inputs: Any
-    targets: Any
+    Args:
+        host: The model whose backbone is a `LocalBackbone`.
+        num_modules: K.
+    """
 
-    def neck(self, features: Any) -> Any:
-        """Run the auxiliary's neck on `features`, or the host's where it has none of its own."""
-        return self.readout.apply_neck(self.auxiliary, features)
+    task_type: ClassVar[type[HostTask]] = HostTask
+    scope: ClassVar[str]
+    """The host library's `default_scope`."""
 
-    def loss(self, features: Any) -> dict[str, Any]:
-        """The host's dict of losses, by the auxiliary's heads where it has its own."""
-        return self.readout.loss(self.auxiliary, features, self.inputs, self.targets)
+    def __init__(self, host: nn.Module, num_modules: int) -> None:
+        self.host: Any = host
+        self.num_losses = num_modules
+        """Local losses of a step, and the main loss."""
+        self.handles: list[Any] = []
 
-    def total(self, features: Any) -> Tensor:
-        """The sum of these losses."""
-        return self.readout.host.parse_losses(self.loss(features))[0]
+    @contextmanager
+    def task(self, auxiliary: Auxiliary, inputs: Any, targets: Any) -> Iterator[Task]:
+        """The host's task on a batch for `auxiliary`; open until the backward of its local losses has ended.
 
-    def labels(self) -> Tensor:
-        """Class of every image, (N,)."""
-        return self.readout.labels(self.targets)
+        With `shared_head_grad='last'`, parameters shared with the host take no part in the losses inside.
+        """
+        frozen = self.shared_parameters(auxiliary) if auxiliary.shared_head_grad == 'last' else []
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        try:
+            yield self.task_type(self.host, auxiliary, inputs, targets)
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
 
-    def scores(self) -> Tensor:
-        """Class targets, (N, num_classes)."""
-        return self.readout.scores(self.targets)
+    @staticmethod
+    def synthetic_target(cfg: Config, index: int, size: tuple[int, int], generator: torch.Generator) -> Any:
+        """The target of an image without data, such as the task of a whole config has; the same for the same generator.
 
-    def images(self) -> Tensor:
-        """The images in [0, 1], (N, C, H, W)."""
-        return self.readout.images(self.inputs)
+        Args:
+            cfg: Names the model.
+            index: Number of the image.
+            size: Its height and width in px.
+            generator: Where numbers come from.
+
+        Raises:
+            ValueError: If none is known.
+        """
+        raise ValueError(
+            f'default_scope={cfg.get("default_scope")!r}: a batch without data is not known for it. Leave the size out '
+            'to take one from the data set of the config.'
+        )
+
+    @staticmethod
+    def cuda_branches() -> AbstractContextManager[None]:
+        """Inside, fake tensors on a CPU go the host library's way on CUDA where it is another one."""
+        return nullcontext()
+
+    def check_batch(self, inputs: Any, targets: Any) -> None:
+        """Raise ValueError if the host cannot train on a batch."""
+
+    def shared_parameters(self, auxiliary: Auxiliary) -> list[nn.Parameter]:
+        """Trainable parameters of the host that a local loss of `auxiliary` reaches."""
+        own = {*BACKBONES, *auxiliary.heads, *(['neck'] if auxiliary.neck is not None else [])}
+        shared = [p for name, child in self.host.named_children() if name not in own for p in child.parameters()]
+        everything = (*shared, *self.host.parameters(recurse=False), *auxiliary.shared_parameters())
+        return [p for p in everything if p.requires_grad]
+
+    def attach(
+        self, auxiliary: Auxiliary, before_forward: Callable[..., None], after_forward: Callable[..., None]
+    ) -> None:
+        """Listen to the host's forward until `detach`; for `mean`, divide gradients of shared parameters."""
+        self.handles = [
+            self.host.register_forward_pre_hook(before_forward, with_kwargs=True),
+            self.host.register_forward_hook(after_forward, always_call=True),
+        ]
+        if auxiliary.shared_head_grad == 'mean':
+            shared = self.shared_parameters(auxiliary)
+            self.handles += [p.register_hook(lambda grad: grad / self.num_losses) for p in shared]
+
+    def detach(self) -> None:
+        """Leave the host as it was."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+
+    def check(self, auxiliary: Auxiliary) -> None:
+        """Raise ValueError if the host cannot serve what `auxiliary` asks for."""
+        if auxiliary.shared_head_grad != 'sum' and not self.shared_parameters(auxiliary):
+            print_log(
+                f'auxiliary.shared_head_grad={auxiliary.shared_head_grad!r} has nothing to act on: neck, heads and '
+                "tail are the auxiliary's own.",
+                logger='current',
+                level=logging.WARNING,
+            )
+        wanted = set(auxiliary.head) if isinstance(auxiliary.head, dict) else set()
+        if auxiliary.head == 'private':
+            wanted = {name for name, child in self.host.named_children() if _trains(child)} - set(NO_HEADS)
+        missing = sorted(wanted - set(auxiliary.heads))
+        if missing or (auxiliary.head == 'private' and not auxiliary.heads):
+            parts = [name for name, _ in self.host.named_children()]
+            raise ValueError(
+                f'auxiliary.head={auxiliary.head!r} cannot be served: {type(self.host).__name__} has no head '
+                f'{missing or "of its own"} that is complete when it is registered. Its parts: {parts}.'
+            )
 
 
 def _trains(module: nn.Module) -> bool:
@@ -230,3 +240,9 @@ def build_readout(host: nn.Module, num_modules: int) -> Readout:
         f'model.type={type(host).__name__} has no readout: nothing says how it turns features into losses. Served are '
         f'models derived from {", ".join(sorted(_READOUTS))}. Add yours with man_mm.readout.register_readout.'
     )
+
+
+def readout_of(cfg: Config) -> type[Readout]:
+    """The readout of the library that a config's `default_scope` names; where there is none, one that knows nothing."""
+    scope = cfg.get('default_scope')
+    return next((readout for readout in _READOUTS.values() if getattr(readout, 'scope', None) == scope), Readout)

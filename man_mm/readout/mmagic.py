@@ -1,26 +1,52 @@
 """MMagic: every model with a pixel loss on what its generator makes, e.g. for super-resolution."""
 
+from importlib import import_module
 from typing import Any
 
+import torch
+from mmengine.config import Config
 from mmengine.model import BaseModel
 
-from ..local import image_channels
-from .base import Readout, register_readout
+from ..local import Auxiliary, image_channels
+from .base import HostTask, Readout, register_readout
 
-__all__ = ['EditorReadout']
+__all__ = ['EditorReadout', 'EditorTask']
 
 
-@register_readout('mmagic.models.base_models.base_edit_model.BaseEditModel')
-class EditorReadout(Readout):
-    """Editors: `forward_train(inputs, data_samples)` calls `forward_tensor(inputs)`, which is the generator's image.
-
-    An auxiliary makes an image itself, so there is neither a neck nor a head to share.
-    """
+class EditorTask(HostTask):
+    """Editors: `forward_train(inputs, data_samples)` calls `forward_tensor(inputs)`, which is the generator's image."""
 
     extract = 'forward_tensor'
     train = 'forward_train'
 
-    def check(self, auxiliary: Any) -> None:
+
+@register_readout('mmagic.models.base_models.base_edit_model.BaseEditModel')
+class EditorReadout(Readout):
+    """An auxiliary makes an image itself, so there is neither a neck nor a head to share."""
+
+    task_type = EditorTask
+    scope = 'mmagic'
+
+    @staticmethod
+    def synthetic_target(cfg: Config, index: int, size: tuple[int, int], generator: torch.Generator) -> Any:
+        """See `Readout.synthetic_target`: the image at high resolution; `size` is that of the low one.
+
+        Raises:
+            ValueError: If the config does not say the scale.
+        """
+        net = cfg.model.get('generator', {})
+        net = net.get('backbone', net)
+        scale = net.get('upscale_factor') or net.get('upscale')
+        if scale is None:
+            raise ValueError(
+                'a batch without data is known for super-resolution of images by model.generator.upscale_factor or '
+                '.upscale, which this config does not have.'
+            )
+        shape = (3, size[0] * scale, size[1] * scale)
+        image = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        return import_module('mmagic.structures').DataSample(gt_img=image)
+
+    def check(self, auxiliary: Auxiliary) -> None:
         """See `Readout.check`.
 
         Raises:

@@ -1,58 +1,95 @@
 """MMDetection: every detector whose `loss` gets its features from `extract_feat`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib import import_module
 from typing import Any
+from unittest import mock
 
+import torch
+from mmengine.config import Config
+from mmengine.structures import InstanceData
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
 
-from .base import Readout, register_readout
+from ..local import Auxiliary
+from .base import HostTask, Readout, register_readout
 
-__all__ = ['DetectorReadout']
+__all__ = ['DetectorReadout', 'DetectorTask']
 
 DEEPEST = 32
 """Stride in px of the smallest map of common backbones."""
 
+BOXES = 7
+"""Objects of a synthetic image; COCO has 7.3 on average."""
+
+
+class DetectorTask(HostTask):
+    """Single-stage, two-stage and DETR-style detectors: `loss(inputs, data_samples)` calls `extract_feat(inputs)`."""
+
+    def loss(self, features: Any) -> dict[str, Any]:
+        """See `Task.loss`.
+
+        Raises:
+            ValueError: If the maps are not of the strides that the heads' priors have: a loss would be made all the
+                same, of boxes in other places.
+        """
+        if isinstance(features, (tuple, list)) and isinstance(self.inputs, Tensor):
+            for name, strides in _strides(self.host, self.auxiliary):
+                _check_strides(name, strides, self.inputs.shape[2], [level.shape[2] for level in features])
+        return super().loss(features)
+
 
 @register_readout('mmdet.models.detectors.base.BaseDetector')
 class DetectorReadout(Readout):
-    """Single-stage, two-stage and DETR-style detectors: `loss(inputs, data_samples)` calls `extract_feat(inputs)`."""
+    """Checks that necks make the maps that heads have priors for."""
 
-    extract = 'extract_feat'
+    task_type = DetectorTask
+    scope = 'mmdet'
 
-    def check(self, auxiliary: Any) -> None:
+    @staticmethod
+    def synthetic_target(cfg: Config, index: int, size: tuple[int, int], generator: torch.Generator) -> Any:
+        """See `Readout.synthetic_target`: boxes of a tenth to a half of the image's sides, all of the first class."""
+        sample = import_module('mmdet.structures').DetDataSample(
+            metainfo=dict(img_id=index, img_shape=size, ori_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
+        )
+        sides = torch.tensor([size[1], size[0]])
+        extent = (0.1 + 0.4 * torch.rand(BOXES, 2, generator=generator)) * sides
+        corner = torch.rand(BOXES, 2, generator=generator) * (sides - extent)
+        bboxes, labels = torch.cat([corner, corner + extent], dim=1), torch.zeros(BOXES, dtype=torch.int64)
+        sample.gt_instances = InstanceData(bboxes=bboxes, labels=labels)
+        sample.ignored_instances = InstanceData(bboxes=bboxes[:0], labels=labels[:0])
+        return sample
+
+    @staticmethod
+    def cuda_branches() -> AbstractContextManager[None]:
+        """See `Readout.cuda_branches`: the compiled focal loss and deformable attention, idle here."""
+        return _cuda_branches()
+
+    def check(self, auxiliary: Auxiliary) -> None:
         """See `Readout.check`; also whether the neck makes as many maps as the heads have priors for."""
         super().check(auxiliary)
         source, neck = 'model.neck', getattr(self.host, 'neck', None)
         if auxiliary.neck is not None:
             source, neck = 'auxiliary.neck', auxiliary.neck
         num_outs = getattr(neck, 'num_outs', None)
-        for name, strides in self._strides(auxiliary):
+        for name, strides in _strides(self.host, auxiliary):
             if num_outs not in (None, len(strides)):
                 raise ValueError(
                     f'{name} has priors for {len(strides)} levels, of strides {strides} px, but '
                     f'{source}.num_outs={num_outs}: a local loss needs one map for every level.'
                 )
 
-    def loss(self, auxiliary: Any, features: Any, inputs: Any, targets: Any) -> dict[str, Any]:
-        """See `Readout.loss`.
 
-        Raises:
-            ValueError: If the maps are not of the strides that the heads' priors have: a loss would be made all the
-                same, of boxes in other places.
-        """
-        if isinstance(features, (tuple, list)) and isinstance(inputs, Tensor):
-            for name, strides in self._strides(auxiliary):
-                _check_strides(name, strides, inputs.shape[2], [level.shape[2] for level in features])
-        return super().loss(auxiliary, features, inputs, targets)
-
-    def _strides(self, auxiliary: Any) -> Iterator[tuple[str, list[int]]]:
-        """Heads with priors, the model's or the auxiliary's, and the stride of each level in px."""
-        heads = {f'model.{name}': part for name, part in self.host.named_children() if name not in auxiliary.heads}
-        heads |= {f'auxiliary.head.{name}': part for name, part in auxiliary.heads.items()}
-        for name, head in heads.items():
-            strides = getattr(getattr(head, 'prior_generator', None), 'strides', None)
-            if strides is not None:
-                yield name, [stride[1] if isinstance(stride, (tuple, list)) else stride for stride in strides]
+def _strides(host: Any, auxiliary: Auxiliary) -> Iterator[tuple[str, list[int]]]:
+    """Heads with priors, the model's or the auxiliary's, and the stride of each level in px."""
+    heads = {f'model.{name}': part for name, part in host.named_children() if name not in auxiliary.heads}
+    heads |= {f'auxiliary.head.{name}': part for name, part in auxiliary.heads.items()}
+    for name, head in heads.items():
+        strides = getattr(getattr(head, 'prior_generator', None), 'strides', None)
+        if strides is not None:
+            yield name, [stride[1] if isinstance(stride, (tuple, list)) else stride for stride in strides]
 
 
 def _check_strides(name: str, strides: list[int], height: int, got: list[int]) -> None:
@@ -66,3 +103,49 @@ def _check_strides(name: str, strides: list[int], height: int, got: list[int]) -
             f'{name} has priors of strides {strides} px, for which an image of {height} px has maps {least} high, but '
             f'those of the local loss are {got} high: neck and head do not fit, e.g. by neck.start_level.'
         )
+
+
+@contextmanager
+def _cuda_branches() -> Iterator[None]:
+    """Let MMDetection's focal loss and MMCV's deformable attention choose what is compiled for CUDA, idle here.
+
+    They do so when they are recomputed in backward, too.
+    """
+    attention = import_module('mmcv.ops.multi_scale_deform_attn')
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.multiple(attention.ext_module, **_IDLE))
+        stack.enter_context(mock.patch.object(attention, 'IS_CUDA_AVAILABLE', True))
+        for cls in (import_module('mmdet.models.losses').FocalLoss, attention.MultiScaleDeformableAttention):
+            stack.enter_context(mock.patch.object(cls, 'forward', _on_cuda(cls.forward)))
+        yield
+
+
+def _on_cuda(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def inside(*args: Any, **kwargs: Any) -> Any:
+        with mock.patch('torch.cuda.is_available', lambda: True), _CudaFakes():
+            return forward(*args, **kwargs)
+
+    return inside
+
+
+def _attended(value: Tensor, shapes: Tensor, starts: Tensor, places: Tensor, *_: Any, **__: Any) -> Tensor:
+    """A result of deformable attention: (batch, queries, heads * channels)."""
+    return value.new_empty(*places.shape[:2], value.shape[2] * value.shape[3])
+
+
+_IDLE: dict[str, Any] = {
+    'ms_deform_attn_forward': _attended,
+    **dict.fromkeys(
+        ('ms_deform_attn_backward', 'sigmoid_focal_loss_forward', 'sigmoid_focal_loss_backward'), lambda *_, **__: None
+    ),
+}
+"""Stand-ins for compiled functions of MMCV."""
+
+
+class _CudaFakes(TorchFunctionMode):
+    """Fake tensors say that they are on CUDA."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == Tensor.is_cuda.__get__ and isinstance(args[0], FakeTensor):  # type: ignore[attr-defined]
+            return True
+        return func(*args, **(kwargs or {}))

@@ -9,4 +9,4 @@ __all__ = ['PoseReadout']
 class PoseReadout(Readout):
     """Estimators of heatmaps or coordinates: `loss(inputs, data_samples)` calls `extract_feat(inputs)`."""
 
-    extract = 'extract_feat'
+    scope = 'mmpose'

@@ -1,43 +1,57 @@
 """MMPretrain: every classifier whose `loss` gets its features from `extract_feat`."""
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..local import image_channels
-from .base import Readout, register_readout
+from ..local import image_channels, register_answer
+from ..local.names import AUXILIARIES, INNER
+from .base import HostTask, Readout, register_readout
 
-__all__ = ['ClassifierReadout']
+__all__ = ['ClassifierReadout', 'ClassifierTask']
 
 
-@register_readout('mmpretrain.models.classifiers.base.BaseClassifier')
-class ClassifierReadout(Readout):
+class ClassifierTask(HostTask):
     """Classifiers: `loss(inputs, data_samples)` calls `extract_feat(inputs)`, which ends with the neck."""
 
-    extract = 'extract_feat'
-
-    def scores(self, targets: Any) -> Tensor:
-        """See `Readout.scores`: `gt_label` of the data samples, or `gt_score` where a batch augmentation set it."""
-        if 'gt_score' in targets[0]:
-            return torch.stack([sample.gt_score for sample in targets])
+    def scores(self) -> Tensor:
+        """See `Task.scores`: `gt_label` of the data samples, or `gt_score` where a batch augmentation set it."""
+        if 'gt_score' in self.targets[0]:
+            return torch.stack([sample.gt_score for sample in self.targets])
         num_classes = self.host.head.num_classes
-        if _has_one_label_an_image(targets):
-            return F.one_hot(_labels(targets), num_classes).float()
-        return torch.stack([F.one_hot(sample.gt_label, num_classes).sum(0) for sample in targets]).float()
+        if _has_one_label_an_image(self.targets):
+            return F.one_hot(_labels(self.targets), num_classes).float()
+        return torch.stack([F.one_hot(sample.gt_label, num_classes).sum(0) for sample in self.targets]).float()
 
-    def labels(self, targets: Any) -> Tensor:
-        """See `Readout.labels`."""
-        if 'gt_score' not in targets[0] and _has_one_label_an_image(targets):
-            return _labels(targets)
-        scores = self.scores(targets)
+    def labels(self) -> Tensor:
+        """See `Task.labels`."""
+        if 'gt_score' not in self.targets[0] and _has_one_label_an_image(self.targets):
+            return _labels(self.targets)
+        scores = self.scores()
         if not bool((scores.amax(1) == scores.sum(1)).all()):
             raise ValueError(
                 'this auxiliary needs one class an image, but images have several: by their labels, or since a batch '
                 'augmentation (model.train_cfg.augments: Mixup, CutMix, ...) mixes them.'
             )
         return scores.argmax(1)
+
+
+@register_readout('mmpretrain.models.classifiers.base.BaseClassifier')
+class ClassifierReadout(Readout):
+    """Checks that images and labels are those that the model was built for."""
+
+    task_type = ClassifierTask
+    scope = 'mmpretrain'
+
+    @staticmethod
+    def synthetic_target(cfg: Config, index: int, size: tuple[int, int], generator: torch.Generator) -> Any:
+        """See `Readout.synthetic_target`: one of two classes."""
+        return import_module('mmpretrain.structures').DataSample().set_gt_label(index % 2)
 
     def check_batch(self, inputs: Any, targets: Any) -> None:
         """Compare channels of the images and range of the labels with what the model was built for.
@@ -69,3 +83,20 @@ def _labels(targets: Any) -> Tensor:
 
 def _has_one_label_an_image(targets: Any) -> bool:
     return all(len(sample.gt_label) == 1 for sample in targets)
+
+
+@register_answer('get_layer_depth')
+def _get_layer_depth(own: Callable[..., Any]) -> Callable[..., tuple[int, int]]:
+    """Depth of a parameter and number of depths, by which layer-wise learning rates fall.
+
+    The backbone's parameters have the depth that they have without the wrapper; auxiliaries that of heads.
+    """
+
+    def get_layer_depth(param_name: str, prefix: str = '') -> tuple[int, int]:
+        if param_name.startswith(prefix + INNER):
+            param_name = prefix + param_name[len(prefix + INNER) :]
+        elif param_name.startswith(prefix + AUXILIARIES):
+            param_name = param_name[len(prefix) :]
+        return own(param_name, prefix)
+
+    return get_layer_depth

@@ -9,4 +9,4 @@ __all__ = ['SegmentorReadout']
 class SegmentorReadout(Readout):
     """Encoder-decoders: `loss(inputs, data_samples)` calls `extract_feat(inputs)`, which ends with the neck."""
 
-    extract = 'extract_feat'
+    scope = 'mmseg'

@@ -13,6 +13,7 @@ from torch import nn
 from man_mm.analysis.cost import predict_seconds, step_cost, step_seconds
 from man_mm.analysis.memory import KINDS
 from man_mm.analysis.step import TrainStep
+from man_mm.local.step import _listeners
 
 from ..classification import batch as labelled
 from ..classification import classifier
@@ -203,8 +204,8 @@ def test_a_step_is_left_as_it_was_also_by_an_error():
     step = step_of(4)
     data = batch()
     step.warm_up = lambda _: None
-    bank, unrolled, parameters = step.model.backbone.bank, step.model.backbone.unrolled, list(step.model.parameters())
-    before = [copy.copy(vars(part)).keys() for part in (bank, unrolled, step.optim_wrapper)]
+    backbone, parameters = step.model.backbone, list(step.model.parameters())
+    before = [copy.copy(vars(part)).keys() for part in (backbone, backbone.unrolled, step.optim_wrapper)]
 
     def failing(*args):
         raise RuntimeError('in the neck')
@@ -216,7 +217,8 @@ def test_a_step_is_left_as_it_was_also_by_an_error():
                 step_cost(step, data)
         else:
             step_cost(step, data)
-        assert [vars(part).keys() for part in (bank, unrolled, step.optim_wrapper)] == before
+        assert [vars(part).keys() for part in (backbone, backbone.unrolled, step.optim_wrapper)] == before
+        assert backbone.step is None and not _listeners
         assert not any(p._post_accumulate_grad_hooks for p in parameters)
 
 

@@ -5,12 +5,19 @@ import random
 import pytest
 from mmengine.config import Config
 
-from man_mm.analysis import plan as planning
 from man_mm.analysis.batches import synthetic_batch
-from man_mm.analysis.budget import parse_bytes
 from man_mm.analysis.cost import step_cost
-from man_mm.analysis.plan import make_plan, without_plan
-from man_mm.analysis.search import Estimate, Setting, fastest, list_settings, search
+from man_mm.analysis.planner import (
+    Estimate,
+    Setting,
+    fastest,
+    list_settings,
+    make_plan,
+    parse_bytes,
+    search,
+    without_plan,
+)
+from man_mm.analysis.planner import plan as planning
 from man_mm.analysis.step import TrainStep, build_model
 
 from ..classification import classifier

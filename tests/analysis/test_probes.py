@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from man_mm.analysis.probes import labelled_features, probe_layers
+from man_mm.analysis.linear_probes import labelled_features, probe_layers
 
 from .. import classification, models
 

@@ -150,14 +150,14 @@ def test_a_checkpoint_and_a_pickled_copy_go_on_like_the_original(rule):
 def test_a_rule_without_bank_fills_none(rule):
     run = trainer(rule)
     run.step(pairs())
-    assert run.model.backbone.bank.peak_bytes == 0
+    assert run.hook.bank_bytes == 0
 
 
 @pytest.mark.parametrize('rule', RULES)
 def test_a_misspelt_key_is_named_with_the_legal_ones(rule):
     with pytest.raises(ValueError, match=r"has no key {'dept': 3}\. Its keys: \[") as error:
         make(classifier(rule, dept=3))
-    assert "'place'" not in str(error.value)
+    assert "'site'" not in str(error.value)
 
 
 @pytest.mark.parametrize('rule', RULES)

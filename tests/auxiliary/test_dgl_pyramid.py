@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from man_mm.local import run_units
+
 from ..local.test_transparency import BACKBONES, NORMED
 from ..models import FPN, build, images, retinanet
 from ..readout.test_detectors import DETECTORS, detector
@@ -21,7 +23,7 @@ def pyramids(num_modules=9, cfg=None, scope='mmdet', **options):
 
 
 def maps_of(backbone, module):
-    x, taps = backbone.unrolled.run(backbone.backbone, 0, backbone.partition.span(module)[1], images())
+    x, taps = run_units(backbone.unrolled.units[: backbone.partition.span(module)[1]], backbone.backbone, images())
     return x, taps, backbone.auxiliaries[module](x, taps)
 
 
@@ -38,7 +40,7 @@ def test_maps_of_images_of_any_size_cover_those_of_the_backbone(size):
     backbone = pyramids(9, neck={**FPN, 'start_level': 0})
     x = torch.randn(1, 3, *size)
     for module in range(8):
-        out, taps = backbone.unrolled.run(backbone.backbone, 0, backbone.partition.span(module)[1], x)
+        out, taps = run_units(backbone.unrolled.units[: backbone.partition.span(module)[1]], backbone.backbone, x)
         auxiliary = backbone.auxiliaries[module]
         levels = auxiliary(out, taps)
         for level, expected, steps in zip(levels, backbone(x), auxiliary.steps.values(), strict=True):

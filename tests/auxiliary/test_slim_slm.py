@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from man_mm.analysis.structure import module_rows
+from man_mm.analysis.module_rows import module_rows
+from man_mm.local import run_units
 
 from ..classification import batch as labelled
 from ..classification import classifier
@@ -12,7 +13,7 @@ from ..classification import make as make_classifier
 from ..local.test_transparency import BACKBONES, NORMED
 from ..models import FPN, RETINA_HEAD, batch, build, images, retinanet
 from ..readout.test_detectors import DETECTORS, detector
-from ..training import Trainer, assert_equal, named, reached, trainer
+from ..training import Trainer, assert_equal, auxiliary_indices, named, reached, trainer
 
 SLIM = dict(type='man_mm.SlimSLM', channels=8)
 STAGES = ('layer1', 'layer2', 'layer3', 'layer4')
@@ -29,10 +30,9 @@ def pyramids(num_modules=9, cfg=None, scope='mmdet', num_maps=4, share='none', *
 
 
 def maps_of(backbone, module, x=None):
-    x, taps = backbone.unrolled.run(
-        backbone.backbone, 0, backbone.partition.span(module)[1], images() if x is None else x
-    )
-    return x, taps, backbone.auxiliary_of(module)(x, taps)
+    units = backbone.unrolled.units[: backbone.partition.span(module)[1]]
+    x, taps = run_units(units, backbone.backbone, images() if x is None else x)
+    return x, taps, backbone.local_modules[module].auxiliary(x, taps)
 
 
 @pytest.mark.parametrize('name', MAPS)
@@ -42,7 +42,7 @@ def test_maps_have_the_sizes_of_the_backbones_at_every_cut(name):
     backbone = pyramids(5, cfg, scope, len(expected))
     for module in range(backbone.num_modules - 1):
         _, taps, maps = maps_of(backbone, module)
-        auxiliary = backbone.auxiliary_of(module)
+        auxiliary = backbone.local_modules[module].auxiliary
         assert len(maps) == len(expected)
         for level, whole, tap in zip(maps, expected, auxiliary.outputs, strict=True):
             assert level.shape == (whole.shape if tap in taps else (2, 8, *whole.shape[2:]))
@@ -106,7 +106,7 @@ def test_a_module_trains_itself_and_its_own_detector_only(num_modules):
     run.step()
     assert len(seen) == num_modules - 1
     for module, found in enumerate(seen):
-        own = {id(p) for p in model.backbone.last_trained_parameters(module)}
+        own = {id(p) for p in model.backbone.local_modules[module].parameters(model.backbone.backbone)}
         assert found and {id(model.get_parameter(name)) for name in found} <= own
         assert named(model, f'backbone.auxiliaries.{module}.reduce', f'backbone.auxiliaries.{module}.stages') <= found
     assert run.gradients.keys() == named(model, '')
@@ -197,7 +197,7 @@ def test_layers_are_drawn_afresh_with_the_models_seed():
 
 def test_modules_of_a_stage_may_share_one():
     backbone = pyramids(share='stage')
-    assert backbone.groups == (0, 1, 2, 3, 4, 5, 6, 7)  # the first of a stage halves, the second does not
+    assert auxiliary_indices(backbone) == (0, 1, 2, 3, 4, 5, 6, 7)  # the first of a stage halves, the second does not
     backbone = pyramids(17, dict(retinanet(None)['backbone'], depth=34), share='stage')
     assert len(backbone.auxiliaries) < 16
     for module in range(16):

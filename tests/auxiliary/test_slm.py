@@ -4,13 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from man_mm.local import run_units
+
 from ..local.test_transparency import BACKBONES, wrapped
 from ..models import build, images, local_backbone, retinanet
 
 
 def features_of(backbone, module):
     """An auxiliary's features for the images, after the modules up to `module`."""
-    x, taps = backbone.unrolled.run(backbone.backbone, 0, backbone.partition.span(module)[1], images())
+    x, taps = run_units(backbone.unrolled.units[: backbone.partition.span(module)[1]], backbone.backbone, images())
     return backbone.auxiliaries[module](x, taps), taps
 
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from man_mm.local import FeatureBank
+
 from ..classification import batch, classifier, make, resnet32
 from ..models import build, retinanet
 from ..training import Trainer
@@ -59,7 +61,7 @@ def test_without_bank_heads_read_zeros_in_its_place():
 def test_the_bank_keeps_means_and_no_maps():
     run = Trainer(make(classifier('man', 7)))
     run.step(batch(4))
-    assert run.model.backbone.bank.peak_bytes == 4 * (4 + 8) * 4  # images, channels, bytes of a float
+    assert run.hook.bank_bytes == 4 * (4 + 8) * 4  # images, channels, bytes of a float
 
 
 def test_the_models_own_head_reads_no_bank_vectors():
@@ -68,7 +70,7 @@ def test_the_models_own_head_reads_no_bank_vectors():
     run = Trainer(make(classifier('man', head='shared', bank_vectors=False)))
     run.step(batch(4))
     assert not any('heads' in name for name, _ in run.model.named_parameters())
-    assert run.model.backbone.bank.peak_bytes == 0
+    assert run.hook.bank_bytes == 0
 
 
 def test_no_units_leave_a_classifier_on_the_modules_own_channels():
@@ -145,12 +147,15 @@ def test_a_bank_without_a_vector_to_give_is_said_once(num_modules, notes, monkey
     assert any(unit.pooled for unit in model.backbone.banked.values()) is not bool(notes)
 
 
-def test_what_the_bank_holds_changes_the_losses_of_later_modules_alone():
-    losses = []
+def scaled(taps, scale):
+    return {name: tap * scale for name, tap in taps.items()}
+
+
+def test_what_the_bank_holds_changes_the_losses_of_later_modules_alone(monkeypatch):
+    losses, put = [], FeatureBank.put
     for scale in (1.0, -1.0):
         run = Trainer(make(classifier('man', 7)))
-        put = run.model.backbone.bank.put
-        run.model.backbone.bank.put = lambda name, feature, put=put, scale=scale: put(name, feature * scale)
+        monkeypatch.setattr(FeatureBank, 'put', lambda bank, taps, scale=scale: put(bank, scaled(taps, scale)))
         run.step(batch(4))
         losses.append([value.item() for (_, name), value in run.optim_wrapper.local_losses.items() if name == 'total'])
     assert [a == b for a, b in zip(*losses, strict=True)] == [True] * 3 + [False] * 3

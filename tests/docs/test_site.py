@@ -3,11 +3,11 @@
 import re
 
 import pytest
+from man_mm.auxiliary.base import Auxiliary
 from sphinx.cmd.build import build_main
 
 from man_mm import engine
 from man_mm.auxiliary import DGL, SLM, AugLocal, DGLPyramid, InfoPro, PredSim, SlimSLM
-from man_mm.auxiliary.base import Auxiliary
 from man_mm.keys import legal_keys
 from man_mm.local import LocalBackbone
 

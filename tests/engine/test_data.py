@@ -76,7 +76,7 @@ def test_a_broken_or_missing_image_stops_with_upstreams_error_which_names_the_fi
     run = runner(run_config(root, tmp_path / 'run', epochs=1))
     with pytest.raises(error, match=r'images/1\.png'):
         run.train()
-    assert not run.model.backbone.bank.is_open
+    assert run.model.backbone.step is None
 
 
 def test_annotations_without_objects_train(tmp_path):

@@ -130,6 +130,8 @@ def test_the_main_loss_trains_the_last_module_neck_and_head_only():
 
 def test_last_trained_parameters_cover_backbone_and_auxiliaries_once():
     model = build(retinanet(4))
-    listed = [p for module in range(4) for p in model.backbone.last_trained_parameters(module)]
+    listed = [
+        p for module in range(4) for p in model.backbone.local_modules[module].parameters(model.backbone.backbone)
+    ]
     assert len(listed) == len(set(listed))
     assert set(listed) == set(model.backbone.parameters())

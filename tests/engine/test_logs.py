@@ -51,6 +51,6 @@ def test_after_training_the_hook_lets_go_of_the_model():
     run = trainer(4, auxiliary=dict(shared_head_grad='mean'))
     run.step()
     run.hook.after_train(run)
-    assert run.model.backbone.readout is None
+    assert run.model.backbone.step is None
     assert not run.model._forward_hooks and not run.model._forward_pre_hooks
     assert not any(p._backward_hooks for p in run.model.parameters())

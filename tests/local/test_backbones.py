@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from man_mm.local import unroll
+from man_mm.local import run_units, unroll
 
 from ..classification import batch as labelled
 from ..classification import classifier, make
@@ -95,7 +95,7 @@ def test_features_at_every_cut_have_the_shapes_of_the_backbones_and_norms_of_the
     expected = [level.shape for level in ours(images())]
     for module, slm in enumerate(ours.auxiliaries):
         with torch.no_grad():
-            x, taps = ours.unrolled.run(ours.backbone, 0, ours.partition.span(module)[1], images())
+            x, taps = run_units(ours.unrolled.units[: ours.partition.span(module)[1]], ours.backbone, images())
         features = slm(x, taps)
         assert [level.shape for level in features] == expected
         sum(level.sum() for level in features).backward()
@@ -115,7 +115,7 @@ def test_what_leads_to_a_stage_belongs_to_its_first_block(cfg, between):
 def test_copies_of_a_wrapped_backbone_are_whole(name):
     ours = build(wrapped(NORMED[name][0], 3), 0, NORMED[name][1]).eval()
     for twin in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
-        got = twin.unrolled.finish(twin.backbone, *twin.unrolled.run(twin.backbone, 0, 7, images()))
+        got = twin.unrolled.finish(twin.backbone, *run_units(twin.unrolled.units[:7], twin.backbone, images()))
         assert all(torch.equal(a, b) for a, b in zip(got, ours(images()), strict=True))
 
 

@@ -1,4 +1,7 @@
-"""The feature bank: detached, guarded against in-place changes, empty outside of an iteration."""
+"""The feature bank: detached, guarded against in-place changes, gone after a step."""
+
+import gc
+import weakref
 
 import pytest
 import torch
@@ -11,9 +14,7 @@ from ..training import SpyWrapper, Trainer, trainer
 
 @pytest.fixture
 def bank():
-    bank = FeatureBank()
-    bank.open(None, None)
-    return bank
+    return FeatureBank({'layer1': False, 'layer2': True, 'layer3': False})
 
 
 def feature(*size):
@@ -22,15 +23,36 @@ def feature(*size):
 
 def test_entries_are_detached_and_share_memory(bank):
     tap = feature(2, 3, 4, 4)
-    bank.put('layer1', tap)
+    bank.put({'layer1': tap})
     got = bank.get('layer1')
     assert torch.equal(got, tap) and not got.requires_grad and got.grad_fn is None
     assert got.data_ptr() == tap.data_ptr()
 
 
+def test_a_pooled_tap_is_banked_as_means_and_one_that_nobody_reads_is_not(bank):
+    tap = feature(2, 3, 4, 4)
+    bank.put({'layer2': tap, 'other': tap})
+    assert list(bank.taps()) == ['layer2'] and not bank.get('layer2').requires_grad
+    assert torch.equal(bank.get('layer2'), tap.mean((2, 3)))
+
+
+def test_an_auxiliary_sees_the_maps_of_its_module_with_their_graph_and_earlier_taps_without(bank):
+    early, own = feature(2, 3, 4, 4), feature(2, 3, 2, 2)
+    bank.put({'layer1': early})
+    seen = bank.seen_with({'layer2': own, 'layer3': own, 'other': own})
+    assert set(seen) == {'layer1', 'layer3'} and seen['layer3'] is own and not seen['layer1'].requires_grad
+
+
+def test_what_is_restored_is_what_another_bank_held(bank):
+    bank.put({'layer1': feature(2, 3, 4, 4), 'layer2': feature(2, 3, 4, 4)})
+    other = FeatureBank(bank.pooled)
+    other.restore(bank.taps())
+    assert all(torch.equal(tap, other.get(name)) for name, tap in bank.taps().items())
+
+
 def test_a_change_in_place_after_banking_raises(bank):
     tap = feature(2, 3)
-    bank.put('layer1', tap)
+    bank.put({'layer1': tap})
     tap.detach().relu_()
     with pytest.raises(RuntimeError, match="tap 'layer1' was changed in place"):
         bank.get('layer1')
@@ -39,67 +61,54 @@ def test_a_change_in_place_after_banking_raises(bank):
 
 
 def test_an_unknown_tap_is_an_error_that_lists_those_held(bank):
-    bank.put('layer1', feature(1))
+    bank.put({'layer1': feature(1)})
     with pytest.raises(KeyError, match=r"'layer3'.*layer1"):
         bank.get('layer3')
 
 
-def test_a_closed_bank_takes_nothing(bank):
-    bank.close()
-    with pytest.raises(AssertionError):
-        bank.put('layer1', feature(1))
-
-
-def test_opening_drops_the_last_iteration(bank):
-    bank.put('layer1', feature(4))
-    bank.open('inputs', 'targets')
-    assert bank.nbytes == bank.peak_bytes == 0 and not bank.taps()
-    assert (bank.inputs, bank.targets) == ('inputs', 'targets')
-
-
-def test_bytes_are_counted_as_stored():
-    bank = FeatureBank()
-    bank.open(None, None)
+def test_bytes_are_counted_as_stored(bank):
     tap = feature(2, 3, 4, 4)
-    bank.put('a', tap)
-    bank.put('b', tap[:1])
+    bank.put({'layer1': tap})
+    bank.put({'layer3': tap[:1]})
     assert bank.nbytes == bank.peak_bytes == 4 * (96 + 48)
-    bank.close()
-    assert bank.nbytes == 0 and bank.inputs is None
 
 
 def test_the_bank_holds_exactly_the_taps_before_the_cut_while_training():
     held = []
-    model = build(retinanet(4))  # cuts behind units 2, 4, 7: layer1.0, layer2.0, layer3.1
-    run = Trainer(model, SpyWrapper, before=lambda loss, module: held.append(sorted(model.backbone.bank.taps())))
-    run.step()
-    assert held == [[], [], ['layer1'], []]  # the main backward comes after the forward, when the bank is closed
+
+    def before(loss, module):
+        held.append(module is not None and sorted(model.backbone.step.bank.taps()))
+
+    model = build(retinanet(4))  # cuts after units 2, 4, 7: layer1.0, layer2.0, layer3.1
+    Trainer(model, SpyWrapper, before=before).step()
+    assert held == [[], [], ['layer1'], False]  # the main backward comes after the forward, when the step is dropped
 
 
-def test_the_bank_is_empty_between_iterations_and_its_bytes_are_logged():
+def test_nothing_of_a_step_is_left_after_it_and_its_bytes_are_logged():
     run = trainer(4)
-    bank = run.model.backbone.bank
+    banks = []
+    run.model.backbone.register_forward_pre_hook(lambda net, _: banks.append(weakref.ref(net.step.bank)))
     for _ in range(2):
         run.step()
-        assert not bank.is_open and bank.nbytes == 0 and bank.inputs is None and bank.targets is None
+        gc.collect()
+        assert run.model.backbone.step is None and banks[-1]() is None
     taps = 4 * 2 * sum(channels * size**2 for channels, size in ((8, 16), (16, 8), (32, 4)))
-    assert run.message_hub.get_scalar('train/bank_mib').current() == taps / 2**20
+    assert len(banks) == 2 and run.message_hub.get_scalar('train/bank_mib').current() == taps / 2**20
 
 
-def test_the_bank_is_empty_after_an_exception_in_the_forward():
+def test_nothing_of_a_step_is_left_after_an_exception_in_the_forward():
     run = trainer(4)
-    bank = run.model.backbone.bank
     seen = []
 
     def fail(*_):
-        seen.append(bank.nbytes)
+        seen.append(run.model.backbone.step.bank.nbytes)
         raise RuntimeError('out of memory')
 
     handle = run.model.backbone.backbone.layer4.get_submodule('0').register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match='out of memory'):
         run.step()
     assert seen[0] > 0
-    assert not bank.is_open and bank.nbytes == 0 and bank.inputs is None
+    assert run.model.backbone.step is None
     handle.remove()
     run.step()
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from man_mm.local import unroll
-from man_mm.local.place import unit_shapes
+from man_mm.local import unit_shapes, unroll
 
 from ..classification import batch, classifier, make, resnet32
 from ..models import RESNET, build, images

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from man_mm.analysis.structure import is_auxiliary_key, module_rows
-from man_mm.local import StageOutputs, Unit, Unrolled, register_unroll
+from man_mm.analysis.module_rows import module_rows
+from man_mm.local import StageOutputs, Unit, Unrolled, register_unroll, run_units
+from man_mm.local.names import is_auxiliary_key
 
 from ..classification import batch as labelled
 from ..classification import classifier
@@ -17,7 +18,7 @@ from ..models import batch, build, images, retinanet
 from ..restoration import batch as pairs
 from ..restoration import editor
 from ..restoration import make as make_editor
-from ..training import SpyWrapper, Trainer, assert_equal, reached
+from ..training import SpyWrapper, Trainer, assert_equal, auxiliary_indices, reached
 from .test_transparency import check_mirrors
 
 REST = dict(cut_stage=False)  # of ResNet-18, modules that end in one stage then have the same auxiliaries
@@ -82,9 +83,11 @@ GROUPS = {
 def test_modules_share_where_they_end_in_one_stage_and_their_auxiliaries_are_alike(name):
     cfg, groups = GROUPS[name]
     net = local_of(made(cfg))
-    assert net.groups == groups
+    assert auxiliary_indices(net) == groups
     assert len(net.auxiliaries) == groups[-1] + 1
-    assert [net.auxiliary_of(module) for module in range(len(groups))] == [net.auxiliaries[i] for i in groups]
+    assert [net.local_modules[module].auxiliary for module in range(len(groups))] == [
+        net.auxiliaries[i] for i in groups
+    ]
 
 
 class ShrinkingNet(nn.Sequential):
@@ -107,12 +110,12 @@ def test_modules_whose_maps_differ_in_size_do_not_share_what_is_made_for_one_siz
     for rule, groups in (('predsim', (0, 1)), ('dgl', (0, 0))):
         cfg = classifier(rule, 3, backbone_share='stage')
         cfg['backbone']['backbone'] = dict(type=ShrinkingNet)
-        assert made(cfg).backbone.groups == groups
+        assert auxiliary_indices(made(cfg).backbone) == groups
 
 
 def test_every_module_has_an_auxiliary_of_its_own_unless_asked_otherwise():
     net = build(retinanet(17, dict(depth=34))).backbone
-    assert net.groups == tuple(range(16)) == tuple(range(len(net.auxiliaries)))
+    assert auxiliary_indices(net) == tuple(range(16)) == tuple(range(len(net.auxiliaries)))
 
 
 @pytest.mark.parametrize('share', ['all', True, None, 1, ['stage']])
@@ -156,7 +159,7 @@ def twins(cfg):
     apart = made(plain)
     apart.load_state_dict({k: v for k, v in shared.state_dict().items() if not is_auxiliary_key(k)}, strict=False)
     for module, auxiliary in enumerate(local_of(apart).auxiliaries):
-        source, own = (a.state_dict() for a in (local_of(shared).auxiliary_of(module), auxiliary))
+        source, own = (a.state_dict() for a in (local_of(shared).local_modules[module].auxiliary, auxiliary))
         assert [value.shape for value in own.values()] == [value.shape for value in source.values()]
         auxiliary.load_state_dict(dict(zip(own, source.values(), strict=True)))
     return shared, apart
@@ -179,7 +182,7 @@ def test_gradients_of_a_shared_auxiliary_are_the_sum_of_those_of_equal_unshared_
     assert_equal(*rest, rtol=1e-6, atol=1e-8)
     net = local_of(shared.model)
     for index in range(len(net.auxiliaries)):
-        members = [gradients_of(apart, module) for module, group in enumerate(net.groups) if group == index]
+        members = [gradients_of(apart, module) for module, group in enumerate(auxiliary_indices(net)) if group == index]
         expected = [sum(grads) for grads in zip(*members, strict=True)]
         assert expected
         assert_equal(dict(enumerate(gradients_of(shared, index))), dict(enumerate(expected)), rtol=1e-4, atol=1e-6)
@@ -210,7 +213,7 @@ def test_no_graph_crosses_a_cut_with_shared_auxiliaries():
         span = slice(*net.partition.span(net.num_modules - 1 if last else module))
         units = {names[p] for unit in net.unrolled.units[span] for p in unit.parameters(net.backbone)}
         found = {name for name in reached(loss, model) if name.startswith('backbone.')}
-        own = set() if last else {names[p] for p in net.auxiliary_of(module).parameters()}
+        own = set() if last else {names[p] for p in net.local_modules[module].auxiliary.parameters()}
         assert found == units | own or (last and found == units)
         seen.append(module)
 
@@ -222,15 +225,15 @@ def test_every_map_of_a_shared_slm_has_the_shape_of_the_backbones():
     net = build(detector(num_modules=17, depth=34)).backbone
     expected = [level.shape for level in net(images())]
     for module in range(16):
-        x, taps = net.unrolled.run(net.backbone, 0, net.partition.span(module)[1], images())
-        assert [level.shape for level in net.auxiliary_of(module)(x, taps)] == expected
+        x, taps = run_units(net.unrolled.units[: net.partition.span(module)[1]], net.backbone, images())
+        assert [level.shape for level in net.local_modules[module].auxiliary(x, taps)] == expected
 
 
 def test_an_slm_shared_up_to_the_end_of_a_stage_sees_the_output_of_every_module_as_the_stages():
     net = build(detector(**REST)).backbone
     for module in (1, 2):  # inside of layer1, and at its end
-        x, taps = net.unrolled.run(net.backbone, 0, net.partition.span(module)[1], images())
-        assert torch.equal(net.auxiliary_of(module)(x, taps)[0], x)
+        x, taps = run_units(net.unrolled.units[: net.partition.span(module)[1]], net.backbone, images())
+        assert torch.equal(net.local_modules[module].auxiliary(x, taps)[0], x)
 
 
 @pytest.mark.parametrize('clip', [None, dict(max_norm=0.05, per_module=True)], ids=['', 'clip'])
@@ -261,7 +264,7 @@ def test_a_shared_auxiliarys_gradients_are_gone_after_its_last_module():
 
 def test_last_trained_parameters_cover_the_backbone_and_shared_auxiliaries_once():
     net = build(detector(head='private', **REST)).backbone
-    listed = [p for module in range(9) for p in net.last_trained_parameters(module)]
+    listed = [p for module in range(9) for p in net.local_modules[module].parameters(net.backbone)]
     assert len(listed) == len(set(listed))
     assert set(listed) == set(net.parameters())
 
@@ -310,7 +313,7 @@ def test_copies_share_among_themselves_alone():
     model = build(detector(head='private', **REST))
     twin = copy.deepcopy(model)
     known = {id(p) for p in model.parameters()}
-    assert twin.backbone.groups == model.backbone.groups
+    assert auxiliary_indices(twin.backbone) == auxiliary_indices(model.backbone)
     assert not known & {id(p) for p in twin.parameters()}
     logs = [Trainer(each).step() for each in (model, twin)]
     assert logs[0] == logs[1]

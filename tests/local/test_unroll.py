@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from man_mm.local import StageOutputs, Unit, Unrolled, copy_layers, register_unroll, unroll
-from man_mm.local.cost import activation_bytes
+from man_mm.local.dry_run import activation_bytes
 
 from ..models import RESNET, build, images
 from .test_transparency import ALL

@@ -5,7 +5,7 @@ import torch
 from mmengine.registry import MODELS
 from torch.nn import functional as F
 
-from man_mm.analysis.structure import is_auxiliary_key
+from man_mm.local.names import is_auxiliary_key
 
 from ..restoration import NETS, batch, editor, make
 from ..training import SpyWrapper, Trainer, assert_equal, reached
@@ -64,7 +64,9 @@ def test_no_graph_crosses_a_cut(num_modules, bank, tail):
         generator = model.generator
         names = {p: name for name, p in model.named_parameters()}
         last = num_modules - 1
-        expected = {names[p] for p in generator.last_trained_parameters(last if module is None else module)}
+        expected = {
+            names[p] for p in generator.local_modules[last if module is None else module].parameters(generator.backbone)
+        }
         net = generator.backbone
         tail_parameters = {names[p] for path in generator.unrolled.tail for p in net.get_submodule(path).parameters()}
         if module is None or tail == 'shared':

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from man_mm.analysis.plan import make_plan
+from man_mm.analysis.planner import make_plan
 
 from ..helpers.runs import make_coco, run_config, write_config
 from ..models import FPN, RETINA_HEAD, retinanet

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 from style import INK, PALETTE, save, shades
 
-from man_mm.analysis.structure import ModuleRow
+from man_mm.analysis.module_rows import ModuleRow
 
 __all__ = ['draw_partition']
 
@@ -26,7 +26,7 @@ def draw_partition(
     """Draw a partition.
 
     Args:
-        rows: See `man_mm.analysis.structure`.
+        rows: See `man_mm.analysis.module_rows`.
         taps: Name of the tap by that of the unit that makes it.
         auxiliary: What the auxiliaries are called, e.g. `SLM`.
         title: Of the picture.

@@ -17,8 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from man_mm.analysis.memory import KINDS
-from man_mm.analysis.plan import Plan, make_plan
-from man_mm.analysis.search import Estimate
+from man_mm.analysis.planner import Estimate, Plan, make_plan
 from man_mm.runs.compat import read_config
 
 MIB = 2**20

@@ -1,4 +1,4 @@
-"""Train a linear classifier on the frozen features of every layer of trained models; see man_mm.analysis.probes.
+"""Train a linear classifier on the frozen features of every layer of trained models; see man_mm.analysis.linear_probes.
 
 A probe is trained on images of the first config's training set and tested on those of its test set, without
 augmentation.
@@ -12,7 +12,7 @@ from models_line import facts, load_models
 from rich.console import Console
 from rich.table import Table
 
-from man_mm.analysis.probes import labelled_features, probe_layers
+from man_mm.analysis.linear_probes import labelled_features, probe_layers
 from man_mm.analysis.trained import evaluation_batches
 
 

@@ -9,8 +9,8 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
+from man_mm.analysis.module_rows import ModuleRow, module_rows
 from man_mm.analysis.step import build_model
-from man_mm.analysis.structure import ModuleRow, module_rows
 from man_mm.local import find_local_backbone
 from man_mm.runs.compat import read_config
 

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from man_mm.local.host import BACKBONES
+from man_mm.local.names import BACKBONES
 from man_mm.runs.compat import read_config
 
 

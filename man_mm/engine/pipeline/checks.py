@@ -1,11 +1,11 @@
 """What makes processes of a pipeline depend on each other, refused before training starts."""
 
-from typing import Any
-
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from ...local import LocalBackbone
+from ...readout import build_readout
 from ..optim_wrapper import LocalOptimWrapper
 
 __all__ = ['refuse_dependence', 'refuse_split_data']
@@ -13,11 +13,13 @@ __all__ = ['refuse_dependence', 'refuse_split_data']
 WHERE = "with model_wrapper_cfg.type='man_mm.LocalPipeline'"
 
 
-def refuse_dependence(host: nn.Module, backbone: Any, optim_wrapper: OptimWrapper) -> None:
+def refuse_dependence(host: nn.Module, backbone: LocalBackbone, optim_wrapper: OptimWrapper) -> None:
     """Raise ValueError if one process' step needs what another one computes in the same step."""
-    if backbone.readout is None:
+    assert isinstance(optim_wrapper, LocalOptimWrapper)
+    if not optim_wrapper.serves(host):
         raise ValueError("custom_hooks lacks dict(type='man_mm.FeatureBankHook'), or has it after man_mm.PipelineHook.")
-    shared = {p for auxiliary in backbone.auxiliaries for p in backbone.readout.shared_parameters(auxiliary)}
+    readout = build_readout(host, backbone.num_modules)
+    shared = {p for auxiliary in backbone.auxiliaries for p in readout.shared_parameters(auxiliary)}
     if shared:
         names = [name for name, p in host.named_parameters() if p in shared]
         raise ValueError(
@@ -25,7 +27,6 @@ def refuse_dependence(host: nn.Module, backbone: Any, optim_wrapper: OptimWrappe
             f'parameters of the last process, e.g. {names[0]}, so that each process would wait for all the others in '
             "every step. Set head='private', the config of a neck, tail='private'."
         )
-    assert isinstance(optim_wrapper, LocalOptimWrapper)
     if optim_wrapper.clip_grad_kwargs and not optim_wrapper.clip_per_module:
         raise ValueError(
             f'optim_wrapper.clip_grad clips by one norm over all parameters, of which each process {WHERE} has a part '

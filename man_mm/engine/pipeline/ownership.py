@@ -9,7 +9,7 @@ from mmengine.utils import apply_to
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ...local import LocalBackbone
+from ...local import LocalBackbone, LocalModule
 
 __all__ = ['Ownership', 'named_tensors', 'to_cpu']
 
@@ -35,8 +35,8 @@ class Ownership:
         owner = {
             id(tensor): process
             for process in range(last + 1)
-            for module in range(bounds[process], bounds[process + 1])
-            for tensor in _tensors_of(backbone, module)
+            for module in backbone.local_modules[bounds[process] : bounds[process + 1]]
+            for tensor in _tensors_of(module, backbone.backbone)
         }
         self._owner = {name: owner.get(id(tensor), last) for name, tensor in named_tensors(host)}
         self._own = {p for name, p in host.named_parameters() if self._owner[name] == dist.get_rank()}
@@ -77,11 +77,11 @@ def to_cpu(value: Any) -> Any:
     return apply_to(value, lambda item: hasattr(item, 'cpu'), lambda item: item.cpu())
 
 
-def _tensors_of(backbone: LocalBackbone, module: int) -> Iterator[Tensor]:
-    for unit in backbone.unrolled.units[slice(*backbone.partition.span(module))]:
-        yield from unit.parameters(backbone.backbone)
+def _tensors_of(module: LocalModule, net: nn.Module) -> Iterator[Tensor]:
+    for unit in module.units:
+        yield from unit.parameters(net)
         for path in unit.layers:
-            yield from backbone.backbone.get_submodule(path).buffers()
-    if module < len(backbone.groups):
-        yield from backbone.auxiliary_of(module).parameters()
-        yield from backbone.auxiliary_of(module).buffers()
+            yield from net.get_submodule(path).buffers()
+    if module.auxiliary is not None:
+        yield from module.auxiliary.parameters()
+        yield from module.auxiliary.buffers()

@@ -1,14 +1,18 @@
 """Which process trains which modules."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...keys import is_count
-from ...local import Handover, LocalBackbone, evaluating, partition
+from ...local import LocalBackbone, balanced_cuts, evaluating, run_units, train_modules
+from .stand_in import stand_in
 
 __all__ = ['BALANCED', 'check_split', 'module_flops', 'spread']
 
@@ -38,11 +42,11 @@ def check_split(backbone: LocalBackbone, split: str | Sequence[int], num_process
             f"model_wrapper_cfg.split={split!r} must be 'flops', or a list of {num_processes} numbers, of the modules "
             f'of each process, with the sum num_modules={backbone.num_modules}.'
         )
-    cut = [start for start in accumulate(map(int, split[:-1])) if start not in starts]
+    cut = [backbone.local_modules[start].name for start in accumulate(map(int, split[:-1])) if start not in starts]
     if cut:
         raise ValueError(
             f"model_wrapper_cfg.split={split!r} parts modules that share an auxiliary (backbone.share='stage') before "
-            f'{", ".join(map(backbone.partition.name, cut))}. Processes may begin at modules {starts}.'
+            f'{", ".join(cut)}. Processes may begin at modules {starts}.'
         )
 
 
@@ -61,14 +65,14 @@ def spread(
         return (0, *accumulate(map(int, split)))
     starts = [*_starts(backbone), backbone.num_modules]
     together = [sum(costs[a:b]) for a, b in pairwise(starts)]
-    names = [backbone.partition.name(start) for start in starts[:-1]]
-    return tuple(starts[bound] for bound in partition(names, num_processes, 'memory', costs=together).bounds)
+    bounds = (0, *balanced_cuts(together, num_processes), len(together))
+    return tuple(starts[bound] for bound in bounds)
 
 
 def _starts(backbone: LocalBackbone) -> list[int]:
     """Modules at which a process may begin: those that do not use the auxiliary of the one before."""
-    groups = [*backbone.groups, None]  # the last module has none
-    return [m for m, group in enumerate(groups) if m == 0 or group != groups[m - 1]]
+    pairs = pairwise(backbone.local_modules)
+    return [0, *(module.index for before, module in pairs if module.auxiliary is not before.auxiliary)]
 
 
 def module_flops(host: Any, backbone: LocalBackbone, data: dict[str, Any]) -> list[int]:
@@ -81,23 +85,41 @@ def module_flops(host: Any, backbone: LocalBackbone, data: dict[str, Any]) -> li
         backbone: Its backbone.
         data: A preprocessed batch: `inputs` (N, C, H, W) and `data_samples`.
     """
-    assert backbone.readout is not None
-    inputs, targets = data['inputs'], data['data_samples']
-    last = backbone.num_modules - 1
+    earlier = backbone.local_modules[:-1]
     marks = []
-    try:
-        with evaluating(host), torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
-            backbone.unrolled.run(backbone.backbone, 0, backbone.partition.span(last)[0], inputs)
+
+    def count(inputs: Any, data_samples: Any = None, mode: str = 'loss') -> None:
+        assert backbone.step is not None
+        step, x = replace(backbone.step, backward=lambda losses, module: None), inputs
+        for module in earlier:
+            x = train_modules([module], backbone.backbone, x, step)
             marks.append(counter.get_total_flops())
-            host(inputs=inputs, data_samples=targets, mode='loss')
-            marks.append(counter.get_total_flops())
-            backbone.bank.open(inputs, targets)
-            start = Handover(0, inputs, {})
-            for module in range(last):
-                x = backbone.learn(start, module + 1, lambda losses, module: None, backbone.readout)
-                start = Handover(module + 1, x.detach(), {})
-                marks.append(counter.get_total_flops())
-    finally:
-        backbone.bank.close()
+
+    with evaluating(host), torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
+        run_units((unit for module in earlier for unit in module.units), backbone.backbone, data['inputs'])
+        marks.append(counter.get_total_flops())
+        with _images_of(backbone, data['inputs']):
+            host(**data, mode='loss')
+        marks.append(counter.get_total_flops())
+        with stand_in(host, count):
+            host(**data, mode='loss')
     main = marks[1] - 2 * marks[0]
     return [*(b - a for a, b in pairwise(marks[1:])), main]
+
+
+@contextmanager
+def _images_of(backbone: LocalBackbone, inputs: Any) -> Iterator[None]:
+    """Raise ValueError if the model gives its backbone anything but the `inputs` that it got."""
+
+    def check(net: nn.Module, args: tuple[Any, ...]) -> None:
+        if args[0] is not inputs:
+            raise ValueError(
+                "model_wrapper_cfg.type='man_mm.LocalPipeline': the model changes its inputs before its "
+                'backbone, which the first process would have to know. man_mm.LocalDistributedDataParallel serves it.'
+            )
+
+    handle = backbone.register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ...keys import count, strict_keys
-from ...local import HandedOver, Handover, find_local_backbone
+from ...local import Activation, LocalStep, find_local_backbone, train_modules
 from ...registry import MODEL_WRAPPERS
 from ..optim_wrapper import LocalOptimWrapper
 from .alone import alone, group_of_one
@@ -19,10 +20,24 @@ from .checks import refuse_dependence
 from .messages import Inbox, Outbox
 from .ownership import Ownership, named_tensors, to_cpu
 from .spread import BALANCED, check_split, module_flops, spread
+from .stand_in import stand_in
 
 __all__ = ['LocalPipeline']
 
-TAP = 'tap.'
+TAP, BRANCH = 'tap.', 'x.'
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What the modules of a process leave to those of the next one. All tensors are detached.
+
+    Args:
+        x: The input of its first module.
+        taps: What the bank holds.
+    """
+
+    x: Activation
+    taps: Mapping[str, Tensor]
 
 
 @MODEL_WRAPPERS.register_module()
@@ -137,17 +152,33 @@ class LocalPipeline(nn.Module):
     def _forward(
         self, data: Mapping[str, Any], handover: Handover | None, optim_wrapper: LocalOptimWrapper
     ) -> tuple[dict[str, Any], Handover | None]:
-        """Run and train this process' modules: return the main losses, or what the next process needs."""
+        """Run and train this process' modules: return the main losses, or what the next process needs.
+
+        The model is called all the same, for what listens to its forward. In the last process its backbone begins at
+        this process' first module; in the others the modules stand in for the model's whole forward.
+        """
         backbone = find_local_backbone(self.module)
+        modules = backbone.local_modules[slice(*self.bounds[self.process : self.process + 2])]
+
+        def begin(images: Tensor) -> tuple[Activation, LocalStep]:
+            assert backbone.step is not None
+            if handover is None:
+                return images, backbone.step
+            backbone.step.bank.restore(handover.taps)
+            return handover.x, backbone.step
+
+        def train(inputs: Any, data_samples: Any = None, mode: str = 'loss') -> Handover:
+            x, step = begin(inputs)
+            return Handover(train_modules(modules, backbone.backbone, x, step), step.bank.taps())
+
+        def train_and_finish(images: Tensor) -> Any:
+            return backbone.train_and_finish(modules, *begin(images))
+
         is_last = self.process == self.num_processes - 1
-        backbone.handover, backbone.stop = handover, None if is_last else self.bounds[self.process + 1]
-        try:
-            with alone(self._own_group), optim_wrapper.optim_context(self.module):
-                return self.module(**data, mode='loss'), None
-        except HandedOver as over:
-            return {}, over.handover
-        finally:
-            backbone.handover = backbone.stop = None
+        standing_in = stand_in(backbone, train_and_finish) if is_last else stand_in(self.module, train)
+        with alone(self._own_group), optim_wrapper.optim_context(self.module), standing_in:
+            result = self.module(**data, mode='loss')
+        return (result, None) if is_last else ({}, result)
 
     def _settle(self, data: Any, optim_wrapper: LocalOptimWrapper) -> None:
         """Spread the modules, by what the first process measures on its batch."""
@@ -165,16 +196,19 @@ class LocalPipeline(nn.Module):
         print_log(f'LocalPipeline: processes begin at modules {self.bounds[:-1]}.', logger='current')
 
     def _send(self, data: Mapping[str, Any], handover: Handover) -> None:
-        taps = {TAP + name: tap for name, tap in handover.taps.items()}
-        note = handover.module, to_cpu(data['data_samples'])
-        self._outbox.send(note, {'inputs': data['inputs'], 'x': handover.x, **taps})
+        branches = (handover.x,) if isinstance(handover.x, Tensor) else handover.x
+        tensors = {f'{BRANCH}{i}': branch for i, branch in enumerate(branches)}
+        tensors |= {TAP + name: tap for name, tap in handover.taps.items()}
+        note = isinstance(handover.x, Tensor), to_cpu(data['data_samples'])
+        self._outbox.send(note, {'inputs': data['inputs'], **tensors})
 
     def _receive(self) -> tuple[dict[str, Any], Handover]:
-        (module, targets), tensors = self._inbox.receive()
+        (is_tensor, targets), tensors = self._inbox.receive()
         tensors = {name: tensor.to(self._device) for name, tensor in tensors.items()}
         taps = {name.removeprefix(TAP): tap for name, tap in tensors.items() if name.startswith(TAP)}
         data = dict(inputs=tensors['inputs'], data_samples=self.module.data_preprocessor.cast_data(targets))
-        return data, Handover(module, tensors['x'], taps)
+        branches = tuple(tensor for name, tensor in tensors.items() if name.startswith(BRANCH))
+        return data, Handover(branches[0] if is_tensor else branches, taps)
 
     @property
     def _device(self) -> torch.device:

@@ -1,15 +1,32 @@
 """A wrapper around a backbone that shows neither in checkpoints nor to who looks for the backbone's attributes."""
 
 import logging
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, ModuleList
 from torch import nn
 
-__all__ = ['TransparentWrapper']
+from .names import AUXILIARIES, INNER
 
-INNER, AUXILIARIES = 'backbone.', 'auxiliaries.'
+__all__ = ['TransparentWrapper', 'register_answer']
+
+Answer = Callable[[Callable[..., Any]], Callable[..., Any]]
+_ANSWERS: dict[str, Answer] = {}
+
+
+def register_answer(method: str) -> Callable[[Answer], Answer]:
+    """Register how a wrapper answers a host library that calls `method` of backbones with names of parameters.
+
+    The function gets the backbone's own method, and returns what is called instead.
+    """
+
+    def register(answer: Answer) -> Answer:
+        _ANSWERS[method] = answer
+        return answer
+
+    return register
 
 
 class TransparentWrapper(BaseModule):
@@ -65,17 +82,6 @@ class TransparentWrapper(BaseModule):
                     key = f'{prefix}{AUXILIARIES}{index}.{name}'
                     state_dict.setdefault(key, state_dict[prefix + INNER + source])
 
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter and number of depths, by which MMPretrain's layer-wise learning rates fall.
-
-        The backbone's parameters have the depth that they have without the wrapper; auxiliaries that of heads.
-        """
-        if param_name.startswith(prefix + INNER):
-            param_name = prefix + param_name[len(prefix + INNER) :]
-        elif param_name.startswith(prefix + AUXILIARIES):
-            param_name = param_name[len(prefix) :]
-        return cast(Any, self.backbone).get_layer_depth(param_name, prefix)
-
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -83,7 +89,8 @@ class TransparentWrapper(BaseModule):
             inner = self.__dict__.get('_modules', {}).get('backbone')
             if inner is None:
                 raise
-            return getattr(inner, name)
+            own = getattr(inner, name)
+            return _ANSWERS[name](own) if name in _ANSWERS else own
 
 
 def _drop_inner_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:

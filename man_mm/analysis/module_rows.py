@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..local import LocalBackbone, Unit
-from ..local.host import BACKBONES
+from ..local import LocalBackbone, LocalModule, Unit
 
-__all__ = ['ModuleRow', 'is_auxiliary_key', 'module_rows']
+__all__ = ['ModuleRow', 'module_rows']
 
 
 @dataclass(frozen=True)
@@ -39,44 +38,35 @@ def module_rows(backbone: LocalBackbone) -> list[ModuleRow]:
     """Describe every module of `backbone`, in order."""
     rows: list[ModuleRow] = []
     earlier: list[Unit] = []
-    for module in range(backbone.num_modules):
-        units = backbone.unrolled.units[slice(*backbone.partition.span(module))]
+    counted: set[nn.Module] = set()
+    for module in backbone.local_modules:
+        units, auxiliary = module.units, module.auxiliary
         writes = [unit for unit in units if unit.tap in backbone.banked]
         rows.append(
             ModuleRow(
-                module=module,
+                module=module.index,
                 units=tuple(unit.name for unit in units),
                 stages=tuple(dict.fromkeys(unit.stage for unit in units)),
                 parameters=sum(_trainable(unit.parameters(backbone.backbone)) for unit in units),
-                auxiliary_parameters=_trainable(_auxiliary_parameters(backbone, module)),
+                auxiliary_parameters=_trainable(
+                    () if auxiliary is None or auxiliary in counted else auxiliary.parameters()
+                ),
                 reads=tuple(unit.tap for unit in earlier if _reads(backbone, module, unit)),
                 writes=tuple(unit.tap for unit in writes),
             )
         )
         earlier += writes
+        if auxiliary is not None:
+            counted.add(auxiliary)
     return rows
 
 
-def _auxiliary_parameters(backbone: LocalBackbone, module: int) -> Iterable[nn.Parameter]:
-    """Those that no earlier module has counted."""
-    if module == backbone.num_modules - 1 or backbone.groups[module] in backbone.groups[:module]:
-        return ()
-    return backbone.auxiliary_of(module).parameters()
-
-
-def _reads(backbone: LocalBackbone, module: int, unit: Unit) -> bool:
+def _reads(backbone: LocalBackbone, module: LocalModule, unit: Unit) -> bool:
     """Whether the auxiliary of `module`, or for the last module the model, reads the tap of an earlier `unit`."""
-    if module == backbone.num_modules - 1:
+    if module.auxiliary is None:
         return not unit.pooled
-    auxiliary = backbone.auxiliary_of(module)
-    return backbone.bank.is_lent and (auxiliary.reads_pooled if unit.pooled else auxiliary.reads_taps)
+    return backbone.lends_bank and (module.auxiliary.reads_pooled if unit.pooled else module.auxiliary.reads_taps)
 
 
 def _trainable(parameters: Iterable[nn.Parameter]) -> int:
     return sum(p.numel() for p in parameters if p.requires_grad)
-
-
-def is_auxiliary_key(key: str) -> bool:
-    """Whether a state-dict key of a model belongs to an auxiliary of its `LocalBackbone`."""
-    prefixes = tuple(f'{name}.auxiliaries.' for name in BACKBONES)
-    return key.removeprefix('module.').startswith(prefixes)

@@ -6,8 +6,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .memory import KINDS
-from .planner import Planner
+from ..memory import KINDS
+from .candidates import Planner
 from .search import Estimate, Setting, fastest, search
 
 __all__ = ['Plan', 'make_plan', 'without_plan']

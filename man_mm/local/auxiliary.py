@@ -1,43 +1,113 @@
-"""The interface of an auxiliary network: what trains a module."""
+"""The contract of what trains a module: the auxiliary network, where it stands, and the task that it serves."""
 
 import copy
-from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor, nn
 
-from ..local import Place
-from ..local.host import NO_HEADS
-from ..local.share import layers_of
 from ..registry import MODELS
-from .layers import draw_afresh
-from .widths import widen_head
+from .dry_run import Shape
+from .heads import draw_afresh, widen_head
+from .names import NO_HEADS
+from .partition import Partition
+from .unroll import Activation, Unrolled
 
-__all__ = ['Auxiliary', 'Task']
+__all__ = ['Auxiliary', 'Site', 'Task', 'layers_of']
 
 SHARED_HEAD_GRADS = ('sum', 'mean', 'last')
 
 
-class Task(Protocol):
-    """The model's task on one batch, as an auxiliary sees it."""
+@dataclass(frozen=True)
+class Site:
+    """Where an auxiliary stands: after which module of which backbone. Read while it is built; the model keeps none.
 
+    Args:
+        net: The wrapped backbone.
+        unrolled: Its description.
+        partition: How it is cut.
+        module: Index of the module that the auxiliary trains, from 0.
+        shapes: Returns the shape of every unit's output for one image.
+        rule: Type of the auxiliary, as errors name it.
+    """
+
+    net: nn.Module
+    unrolled: Unrolled
+    partition: Partition
+    module: int
+    shapes: Callable[[], list[Shape]]
+    rule: str
+
+    @property
+    def start(self) -> int:
+        """Index of the module's first unit."""
+        return self.partition.span(self.module)[0]
+
+    @property
+    def end(self) -> int:
+        """Index of the first unit after the module."""
+        return self.partition.span(self.module)[1]
+
+    @property
+    def stage(self) -> str:
+        """The stage in which the module ends."""
+        return self.unrolled.units[self.end - 1].stage
+
+    @property
+    def name(self) -> str:
+        """The module's name for error messages."""
+        return self.partition.name(self.module)
+
+    def map_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the module's output.
+
+        Raises:
+            ValueError: If it is no feature map.
+        """
+        shape = self.shapes()[self.end - 1]
+        if len(shape) != 3 or not all(isinstance(size, int) for size in shape):
+            raise ValueError(
+                f'auxiliary.type={self.rule!r} reads feature maps (C, H, W), but the output of {self.name} has the '
+                f'shape {shape} for an image. man_mm.SLM and man_mm.AugLocal serve such a backbone.'
+            )
+        return shape
+
+
+class Task(ABC):
+    """The model's task on one batch, as one auxiliary sees it."""
+
+    @abstractmethod
     def neck(self, features: Any) -> Any:
         """Features of the backbone's kind, through the auxiliary's neck or the model's."""
 
+    @abstractmethod
     def loss(self, features: Any) -> dict[str, Any]:
         """The model's dict of losses on what its heads read, with the auxiliary's heads where it has its own."""
 
+    @abstractmethod
     def total(self, features: Any) -> Tensor:
         """The sum of these losses, a scalar."""
 
+    @abstractmethod
     def labels(self) -> Tensor:
-        """Class of every image, (N,)."""
+        """Class of every image, (N,).
 
+        Raises:
+            ValueError: If the model's task is no classification, or images of different classes were mixed.
+        """
+
+    @abstractmethod
     def scores(self) -> Tensor:
-        """Classes as one-hot rows, or the soft targets of a mixed batch, (N, num_classes)."""
+        """Classes as one-hot rows, or the soft targets of a mixed batch, (N, num_classes).
 
+        Raises:
+            ValueError: If the model's task is no classification.
+        """
+
+    @abstractmethod
     def images(self) -> Tensor:
         """The batch as the backbone sees it, un-normalised to [0, 1], (N, C, H, W)."""
 
@@ -45,11 +115,11 @@ class Task(Protocol):
 class Auxiliary(BaseModule):
     """Turns a module's output into the losses that train the module.
 
-    `LocalBackbone` builds one per module but the last, and adds `place` to its config; those of the same `signature`
+    `LocalBackbone` builds one per module but the last, and adds `site` to its config; those of the same `signature`
     may become one.
 
     Args:
-        place: The module and the backbone that it is built for. Read while building; not kept.
+        site: The module and the backbone that it is built for. Read while building; not kept.
         neck: Config of a neck of its own (a list: one after the other), or `shared` for the model's, which every local
             loss then trains.
         head: `shared` for the model's own heads, `private` for one of the same kind as every head that trains, with an
@@ -62,7 +132,7 @@ class Auxiliary(BaseModule):
         ValueError: If `neck`, `head` or `shared_head_grad` is none of these.
     """
 
-    given_keys: ClassVar[tuple[str, ...]] = ('place',)
+    given_keys: ClassVar[tuple[str, ...]] = ('site',)
     reads_taps = True
     """Whether it reads the backbone's outputs of earlier modules from the feature bank."""
     reads_pooled = False
@@ -70,7 +140,7 @@ class Auxiliary(BaseModule):
 
     def __init__(
         self,
-        place: Place,
+        site: Site,
         neck: dict[str, Any] | list[dict[str, Any]] | str = 'shared',
         head: dict[str, Any] | str = 'shared',
         shared_head_grad: str = 'sum',
@@ -93,15 +163,15 @@ class Auxiliary(BaseModule):
         self.heads = ModuleDict()
 
     @abstractmethod
-    def forward(self, x: Tensor, taps: Mapping[str, Tensor]) -> Any:
+    def forward(self, x: Activation, taps: Mapping[str, Tensor]) -> Any:
         """Return features for a neck, or for a head of its own; see `local_losses`.
 
         Args:
-            x: The module's output (N, C, H, W) or (N, L, C), carrying the module's graph.
+            x: The module's output, e.g. (N, C, H, W) or (N, L, C), carrying the module's graph.
             taps: Taps up to the cut: the module's own carry its graph, earlier ones come detached from the bank.
         """
 
-    def local_losses(self, x: Tensor, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
+    def local_losses(self, x: Activation, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
         """Return the module's losses, as a model's `loss` does: entries whose name contains `loss` are summed.
 
         Args:
@@ -115,13 +185,13 @@ class Auxiliary(BaseModule):
         """Features that its own head reads, where the model's head reads `in_channels`."""
         return in_channels
 
-    def signature(self) -> tuple[Any, ...]:
-        """All that follows from `place`, apart from names and weights: what modules that share an auxiliary agree in.
+    def signature(self) -> tuple[Hashable, ...] | None:
+        """All that follows from `site`, apart from names and weights: what modules that share an auxiliary agree in.
 
-        Compared before heads are adopted, between places whose modules end in the same stage. A subclass adds what its
-        layers do not show.
+        Compared before heads are adopted, between sites whose modules end in the same stage. None, where a rule says
+        nothing: it is shared by no two modules. `layers_of` tells what layers show.
         """
-        return (*layers_of(self), self.reads_taps, self.reads_pooled)
+        return None
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Parameters of the wrapped backbone that it uses as they are, so that its local loss trains them."""
@@ -163,3 +233,17 @@ class Auxiliary(BaseModule):
 def _is_config_by_name(head: Any) -> bool:
     """Whether `head` is a non-empty dict of configs."""
     return isinstance(head, dict) and bool(head) and all(isinstance(cfg, dict) for cfg in head.values())
+
+
+def layers_of(net: nn.Module) -> tuple[Hashable, ...]:
+    """Kinds, settings and sizes of all layers of `net` in order, without their names.
+
+    Settings of layers without parameters are left out: rates of dropout grow from block to block in many networks.
+    """
+    return tuple((type(layer), *_parameters_of(layer)) for layer in net.modules())
+
+
+def _parameters_of(layer: nn.Module) -> tuple[Hashable, ...]:
+    own = [(name, tuple(p.shape), p.requires_grad) for name, p in layer.named_parameters(recurse=False)]
+    buffers = [(name, tuple(buffer.shape)) for name, buffer in layer.named_buffers(recurse=False)]
+    return (layer.extra_repr(), *own, *buffers) if own else (*buffers,)

@@ -8,13 +8,13 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from ..keys import legal_keys
-from ..local import LocalBackbone, find_local_backbone
-from ..local.host import BACKBONES, NO_HEADS
-from .batches import synthetic_batch
-from .budget import parse_bytes
-from .cost import step_cost
-from .estimate import FakeTrainStep
+from ...keys import legal_keys
+from ...local import LocalBackbone, find_local_backbone
+from ...local.names import BACKBONES, NO_HEADS
+from ..batches import synthetic_batch
+from ..cost import step_cost
+from ..estimate import FakeTrainStep
+from .amounts import parse_bytes
 from .search import Estimate, Setting, list_settings
 
 __all__ = ['Planner']

@@ -1,0 +1,82 @@
+"""Heads of auxiliaries that are copies of the model's own, and how a backbone gets to know the model's heads.
+
+A model builds its backbone before its heads, and knows nothing of auxiliaries. Private heads copy the model's own, and
+must exist before DDP and the optimizer look at the parameters, so they are made when the model registers a head.
+Configs cannot give them earlier: a two-stage model merges its `train_cfg` into its heads in its own constructor.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+__all__ = ['draw_afresh', 'on_sibling', 'read_width', 'widen_head']
+
+OnSibling = Callable[[Any, str, nn.Module], None]
+
+_callbacks: 'WeakKeyDictionary[nn.Module, OnSibling]' = WeakKeyDictionary()
+_hosts: 'WeakKeyDictionary[nn.Module, ref[nn.Module]]' = WeakKeyDictionary()
+
+
+def on_sibling(backbone: nn.Module, callback: OnSibling) -> None:
+    """Call `callback(backbone, name, module)` for every module that the model of `backbone` registers beside it."""
+    _install()
+    _callbacks[backbone] = callback
+
+
+@cache
+def _install() -> None:
+    """Register one hook for good: torch walks its registration hooks while modules are made, so none may vanish."""
+    register_module_module_registration_hook(_on_registration)
+
+
+def _on_registration(host: nn.Module, name: str, child: nn.Module | None) -> None:
+    if child is None:
+        return
+    if child in _callbacks:
+        _hosts[child] = ref(host)
+        for sibling, module in host.named_children():  # built before the backbone
+            _callbacks[child](child, sibling, module)
+        return
+    for backbone, callback in list(_callbacks.items()):
+        known = _hosts.get(backbone)
+        if known is not None and known() is host:
+            callback(backbone, name, child)
+
+
+def widen_head(head: Any, name: str, in_channels: int, width: int) -> None:
+    """Let a classification head that reads `in_channels` features read vectors of another width; draw it afresh."""
+    layers = (layer for layer in head.modules() if isinstance(layer, nn.Linear))
+    first = next((layer for layer in layers if layer.in_features == in_channels), None)
+    if first is None:
+        raise ValueError(
+            f'auxiliary.head: {name} of type {type(head).__name__} has no linear layer that reads its '
+            f'{in_channels or "unknown number of"} input features, so it cannot be made to read the {width} of this '
+            'auxiliary.'
+        )
+    read_width(first, width)
+    draw_afresh(head, but=first)
+    head.in_channels = width
+
+
+def read_width(layer: nn.Linear | nn.Conv2d, width: int) -> None:
+    """Let a layer read `width` features or channels, with fresh weights. It stays of its class: it may normalise."""
+    groups = getattr(layer, 'groups', 1)
+    outputs, _, *kernel = layer.weight.shape
+    layer.weight = nn.Parameter(layer.weight.new_empty(outputs, width // groups, *kernel))
+    if isinstance(layer, nn.Linear):
+        layer.in_features = width
+    else:
+        layer.in_channels = width
+    layer.reset_parameters()
+
+
+def draw_afresh(layers: nn.Module, but: nn.Module | None = None) -> None:
+    """Give every layer, `but` one, new weights as torch draws them."""
+    for layer in layers.modules():
+        reset: Any = getattr(layer, 'reset_parameters', None)
+        if layer is not but and reset is not None:
+            reset()
