@@ -1,11 +1,13 @@
 """Reads checkpoint files: damaged ones and ones that hold code are refused, with a message that names the file."""
 
 import errno
+import functools
 import logging
 import os.path as osp
 import pickle
 import re
 import zipfile
+from contextlib import ExitStack
 from typing import Any
 
 from mmengine.logging import print_log
@@ -43,13 +45,19 @@ def read_checkpoint(filename: str, map_location: Any = None) -> Any:
     return checkpoint
 
 
-def explain_checkpoint_errors() -> None:
-    """Let MMEngine read local files by `read_checkpoint`: to resume, for `load_from`, tests, pretrained weights."""
+def explain_checkpoint_errors(undo: ExitStack) -> None:
+    """Let MMEngine read local files by `read_checkpoint`: to resume, for `load_from`, tests, pretrained weights.
+
+    Args:
+        undo: Gets what takes it back.
+    """
 
     def load_from_local(filename: str, map_location: Any = None) -> Any:  # MMEngine logs this name from `local` on
         return read_checkpoint(filename, map_location)
 
-    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+    register = functools.partial(CheckpointLoader.register_scheme, prefixes='', force=True)
+    undo.callback(register, loader=CheckpointLoader._schemes[''])
+    register(loader=load_from_local)
 
 
 def _is_damage(filename: str, error: Exception) -> bool:

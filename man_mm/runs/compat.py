@@ -1,83 +1,17 @@
-"""What the installed stack lacks; each shim names the versions that need it."""
+"""What command lines do where the installed stack falls short; see `patches` for what is patched."""
 
 import atexit
 import gc
 import sys
 from datetime import timedelta
-from importlib import import_module
-from pathlib import Path
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODEL_WRAPPERS
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = [
-    'allow_checkpoint_globals',
-    'find_own_configs',
-    'prepare_cpu_processes',
-    'read_config',
-    'restore_numpy_names',
-]
-
-NUMPY_2 = np.lib.NumpyVersion(np.__version__) >= '2.0.0'
-OWN = 'man_mm::'
-
-
-def allow_checkpoint_globals() -> None:
-    """Let `torch.load` read MMEngine's own checkpoints.
-
-    torch >= 2.6 loads with `weights_only=True`, and MMEngine <= 0.10.7 keeps its message hub (`HistoryBuffer`, numpy
-    arrays and scalars) in every checkpoint: without this list `--resume` ends in an `UnpicklingError`.
-    """
-    if not hasattr(torch.serialization, 'add_safe_globals'):  # torch < 2.4 loads everything
-        return
-    multiarray = import_module('numpy._core.multiarray' if NUMPY_2 else 'numpy.core.multiarray')
-    functions = [
-        (function, f'numpy.{core}.multiarray.{name}')  # a checkpoint may come from the other numpy
-        for name, function in (('_reconstruct', multiarray._reconstruct), ('scalar', multiarray.scalar))
-        for core in ('core', '_core')
-    ]
-    dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
-    torch.serialization.add_safe_globals(
-        [HistoryBuffer, (_history_method, 'builtins.getattr'), np.ndarray, np.dtype, *functions, *dtypes]
-    )
-
-
-def _history_method(owner: object, name: str) -> object:
-    """Stands in for `getattr`, by which a pickled HistoryBuffer refers to its own methods, and reaches nothing else."""
-    if owner is not HistoryBuffer or name.startswith('_'):
-        raise TypeError(f'a checkpoint asks for attribute {name!r} of {owner!r}: refused.')
-    return getattr(owner, name)
-
-
-def restore_numpy_names() -> None:
-    """Give numpy >= 2 the name `bool8` back, which MMagic 1.2.0 reads at import."""
-    if NUMPY_2 and not hasattr(np, 'bool8'):
-        np.bool8 = np.bool_  # type: ignore[attr-defined]
-
-
-def find_own_configs() -> None:
-    """Let configs elsewhere inherit ours, as `_base_ = 'man_mm::man/retinanet_r34_man_k17_coco.py'`.
-
-    MMEngine (0.10.7, onedl 0.10.12) takes `package::` from a fixed list of packages, looks for editable installs in a
-    folder where they are not, and gives what it reads that package's scope, in which no detector is found: our configs
-    are written in the scopes of the libraries that they inherit from.
-    """
-    locate = Config._get_cfg_path
-
-    def locate_own(cfg_path: str, filename: str) -> tuple[str, str | None]:
-        if not cfg_path.startswith(OWN):
-            return locate(cfg_path, filename)
-        path = Path(__file__).parents[1] / '.mim' / 'configs' / cfg_path.removeprefix(OWN)
-        if not path.is_file():
-            raise FileNotFoundError(f'_base_={cfg_path!r}: man_mm has no such config; {path} does not exist.')
-        return str(path), None
-
-    Config._get_cfg_path = staticmethod(locate_own)
+__all__ = ['prepare_cpu_processes', 'read_config']
 
 
 def read_config(path: str) -> Config:

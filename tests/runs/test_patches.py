@@ -1,0 +1,118 @@
+"""Importing man_mm patches what its docstring lists, once, and all of it can be taken back."""
+
+import importlib.util
+import subprocess
+import sys
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import mmcv.ops
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner.checkpoint import CheckpointLoader
+
+import man_mm
+from man_mm.runs import patches
+from man_mm.runs.on_import import act_before_import, act_on_import
+
+
+@pytest.fixture
+def unpatched():
+    patches.undo_patches()
+    yield
+    patches.apply_patches()
+
+
+def state():
+    return [
+        set(torch.serialization.get_safe_globals()),
+        Config._get_cfg_path,
+        CheckpointLoader._schemes[''],
+        list(sys.meta_path),
+        mmcv.ops.focal_loss.SigmoidFocalLossFunction.forward,
+    ]
+
+
+def test_patches_are_applied_once_and_taken_back_whole(unpatched):
+    upstream = state()
+    assert Config._get_cfg_path.__module__ == 'mmengine.config.config'
+    patches.apply_patches()
+    patched = state()
+    assert patched[0] > upstream[0] and patched[1] is not upstream[1] and patched[2] is not upstream[2]
+    assert patched[4] is not upstream[4]
+    patches.apply_patches()
+    assert state() == patched
+    patches.undo_patches()
+    assert state() == upstream
+    patches.undo_patches()
+    assert state() == upstream
+
+
+def test_the_docstring_lists_every_patch():
+    assert man_mm.__doc__.count('\n- ') == 5
+    for name in ('torch.load', '_get_cfg_path', 'checkpoints', 'np.bool8', 'mmcv.ops'):
+        assert name in man_mm.__doc__
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """A package `library_x` with a module `ops`, neither of them imported; what was said of it, in order."""
+    folder = tmp_path / 'library_x'
+    folder.mkdir()
+    (folder / '__init__.py').write_text('import said_x\nsaid_x.said.append(__name__)\n')
+    (folder / 'ops.py').write_text('import said_x\nsaid_x.said.append(__name__)\n')
+    said = []
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, 'said_x', SimpleNamespace(said=said))
+    yield said
+    for name in ('library_x.ops', 'library_x'):
+        sys.modules.pop(name, None)
+
+
+def test_actions_come_before_and_after_an_import_and_not_by_asking_whether_it_is_there(library):
+    with ExitStack() as undo:
+        act_before_import('library_x', lambda: library.append('before'), undo)
+        act_on_import('library_x.ops', lambda ops: library.append(f'after {ops.__name__}'), undo)
+        assert importlib.util.find_spec('library_x') is not None
+        assert library == []
+        import library_x.ops
+
+        assert library == ['before', 'library_x', 'library_x.ops', 'after library_x.ops']
+        act_on_import('library_x', lambda package: library.append('at once'), undo)
+        assert library[-1] == 'at once' and library_x.__spec__.origin.endswith('__init__.py')
+    assert not any(getattr(finder, 'name', '').startswith('library_x') for finder in sys.meta_path)
+
+
+def test_a_library_that_is_not_there_is_missing_as_ever():
+    with ExitStack() as undo:
+        act_on_import('no_such_library', lambda module: None, undo)
+        with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_library'"):
+            __import__('no_such_library')
+
+
+def test_numpy_gets_its_old_name_when_mmagic_is_imported_and_not_before(tmp_path, monkeypatch):
+    numpy = SimpleNamespace(bool_=bool)
+    (tmp_path / 'mmagic.py').write_text('import numpy_x\nfound = hasattr(numpy_x, "bool8")\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, 'numpy_x', numpy)
+    monkeypatch.delitem(sys.modules, 'mmagic', raising=False)
+    monkeypatch.setattr(patches, 'np', numpy)
+    monkeypatch.setattr(patches, 'NUMPY_2', True)
+    with ExitStack() as undo:
+        patches.restore_numpy_names(undo)
+        assert not hasattr(numpy, 'bool8')
+        import mmagic
+
+        assert mmagic.found
+        monkeypatch.delitem(sys.modules, 'mmagic')
+    assert not hasattr(numpy, 'bool8')
+
+
+def test_mmcv_imported_after_man_mm_is_patched_too():
+    script = (
+        'import sys, man_mm; assert "mmcv" not in sys.modules; from mmcv.ops.roi_align import RoIAlignFunction; '
+        'print(hasattr(RoIAlignFunction.forward, "__wrapped__"))'
+    )
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == 'True'
