@@ -4,6 +4,8 @@ import pytest
 import torch
 from mmdet.utils import register_all_modules
 
+from .helpers.precision import mixed_precision_on_cpu
+
 
 @pytest.fixture(scope='session', autouse=True)
 def _one_thread():
@@ -14,3 +16,10 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def mixed_precision():
+    """For tests that train in low precision, by a wrapper or by `torch.autocast`."""
+    with mixed_precision_on_cpu():
+        yield

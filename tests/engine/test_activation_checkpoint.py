@@ -45,6 +45,7 @@ def test_losses_and_gradients_are_the_same_to_the_bit(functions, options, calls)
     assert_equal(dict(ours.model.state_dict()), dict(plain.model.state_dict()))
 
 
+@pytest.mark.usefixtures('mixed_precision')
 @pytest.mark.parametrize('num_modules', [None, 4])
 def test_gradients_under_autocast_are_the_same_to_the_bit(num_modules):
     runs = [Run(functions, num_modules) for functions in (None, BP)]

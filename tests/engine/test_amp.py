@@ -1,11 +1,6 @@
-"""Mixed precision: one scaler for local and main losses, unscaled once, and an overflow skips one step.
-
-MMEngine asserts an accelerator, so these tests tell it that there is one and give it PyTorch's scaler and float16 for
-the CPU.
-"""
+"""Mixed precision: one scaler for local and main losses, unscaled once, and an overflow skips one step."""
 
 import copy
-import functools
 import logging
 import weakref
 from contextlib import contextmanager
@@ -13,8 +8,6 @@ from contextlib import contextmanager
 import pytest
 import torch
 from mmengine.logging import MMLogger
-from mmengine.optim.optimizer import amp_optimizer_wrapper
-from mmengine.runner import amp
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from man_mm.engine import LocalAmpOptimWrapper, LocalOptimWrapper
@@ -22,6 +15,7 @@ from man_mm.engine import LocalAmpOptimWrapper, LocalOptimWrapper
 from .. import classification, models, restoration
 from ..training import SpyWrapper, Trainer, assert_equal, gradients, trainer
 
+pytestmark = pytest.mark.usefixtures('mixed_precision')
 CLOSE = dict(rtol=1e-5, atol=1e-8)  # the scale is a power of two
 SCALE = dict(init_scale=2.0**10, growth_interval=1000)
 UNSCALED = dict(enabled=False)
@@ -47,13 +41,6 @@ MODELS = {
         for net in restoration.NETS
     },
 }
-
-
-@pytest.fixture(autouse=True)
-def _cpu_scaler(monkeypatch):
-    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
-    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', functools.partial(torch.amp.GradScaler, 'cpu'))
-    monkeypatch.setattr(amp, 'autocast', functools.partial(torch.autocast, 'cpu'))
 
 
 class UnscaledWrapper(LocalOptimWrapper):
