@@ -1,8 +1,12 @@
-"""One thread and one seed for every test: equality is to the bit."""
+"""One device, one thread and one seed for every test: equality is to the bit."""
+
+import os
+
+if os.environ.get('MAN_MM_TEST_DEVICE', 'cpu') == 'cpu':
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''  # before torch: Runners, forked and spawned processes look for themselves
 
 import pytest
 import torch
-from mmdet.utils import register_all_modules
 
 from .helpers.precision import mixed_precision_on_cpu
 
@@ -10,7 +14,6 @@ from .helpers.precision import mixed_precision_on_cpu
 @pytest.fixture(scope='session', autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
-    register_all_modules(init_default_scope=False)
 
 
 @pytest.fixture(autouse=True)

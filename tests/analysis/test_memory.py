@@ -8,7 +8,7 @@ from torch import nn
 
 from man_mm.analysis.memory import KINDS, PeakMemory, training_tensors
 
-from ..models import build, retinanet
+from ..helpers.detection import build, retinanet
 
 FLOAT = 4  # bytes
 

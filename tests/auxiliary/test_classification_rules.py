@@ -12,8 +12,8 @@ from torch import nn
 
 from man_mm.engine import LocalAmpOptimWrapper
 
-from ..classification import RULES, batch, classifier, make
-from ..training import SavedTensors, SpyWrapper, Trainer, assert_equal, local_parameters, reached
+from ..helpers.classification import RULES, batch, classifier, make
+from ..helpers.training import SavedTensors, SpyWrapper, Trainer, assert_equal, local_parameters, reached
 
 UNITS = 7
 HEAD = {'head.fc.weight', 'head.fc.bias'}

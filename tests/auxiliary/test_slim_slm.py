@@ -6,13 +6,13 @@ from torch import nn
 
 from man_mm.analysis.structure import module_rows
 
-from ..classification import batch as labelled
-from ..classification import classifier
-from ..classification import make as make_classifier
-from ..local.test_transparency import BACKBONES, NORMED
-from ..models import FPN, RETINA_HEAD, batch, build, images, retinanet
-from ..readout.test_detectors import DETECTORS, detector
-from ..training import Trainer, assert_equal, named, reached, trainer
+from ..helpers.backbones import BACKBONES, NORMED
+from ..helpers.classification import batch as labelled
+from ..helpers.classification import classifier
+from ..helpers.classification import make as make_classifier
+from ..helpers.detection import FPN, RETINA_HEAD, batch, build, images, retinanet
+from ..helpers.detectors import DETECTORS, detector
+from ..helpers.training import Trainer, assert_equal, named, reached, trainer
 
 SLIM = dict(type='man_mm.SlimSLM', channels=8)
 STAGES = ('layer1', 'layer2', 'layer3', 'layer4')

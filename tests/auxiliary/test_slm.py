@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ..local.test_transparency import BACKBONES, wrapped
-from ..models import build, images, local_backbone, retinanet
+from ..helpers.backbones import BACKBONES, wrapped
+from ..helpers.detection import build, images, local_backbone, retinanet
 
 
 def features_of(backbone, module):

@@ -6,10 +6,10 @@ from torch import nn
 
 from man_mm.engine import ActivationCheckpointHook
 
+from ..helpers.checkpointed import BP, LEVELS, PRIVATE, Run, head_calls, patched
+from ..helpers.detection import retinanet
 from ..helpers.runs import make_coco, run_config, runner
-from ..models import retinanet
-from ..training import assert_equal
-from .checkpointed import BP, LEVELS, PRIVATE, Run, head_calls, patched
+from ..helpers.training import assert_equal
 
 HEADS = 'backbone.auxiliaries.*.heads.bbox_head'
 EVERYWHERE = [*BP, 'backbone.auxiliaries.*.neck', 'backbone.backbone.layer?.?']

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from man_mm.engine import LocalAmpOptimWrapper, LocalOptimWrapper
 
-from .. import classification, models, restoration
-from ..training import SpyWrapper, Trainer, assert_equal, gradients, trainer
+from ..helpers import classification, detection, restoration
+from ..helpers.training import SpyWrapper, Trainer, assert_equal, gradients, trainer
 
 pytestmark = pytest.mark.usefixtures('mixed_precision')
 CLOSE = dict(rtol=1e-5, atol=1e-8)  # the scale is a power of two
@@ -23,11 +23,11 @@ PRECISIONS = {'float16': SCALE, 'bfloat16': UNSCALED}
 SLIM = dict(type='man_mm.SlimSLM', channels=8)
 PAIRS = dict(labels=[0, 0, 1, 1, 2, 2, 3, 3])
 MODELS = {
-    'detection, man': lambda: (models.build(models.retinanet(4)), models.batch()),
-    'detection, lean': lambda: (models.build(models.retinanet(4, auxiliary=SLIM)), models.batch()),
+    'detection, man': lambda: (detection.build(detection.retinanet(4)), detection.batch()),
+    'detection, lean': lambda: (detection.build(detection.retinanet(4, auxiliary=SLIM)), detection.batch()),
     'detection, dgl': lambda: (
-        models.build(models.retinanet(4, auxiliary={**SLIM, 'type': 'man_mm.DGLPyramid'})),
-        models.batch(),
+        detection.build(detection.retinanet(4, auxiliary={**SLIM, 'type': 'man_mm.DGLPyramid'})),
+        detection.batch(),
     ),
     **{
         f'classification, {rule}': lambda rule=rule: (
@@ -167,7 +167,7 @@ def test_without_a_scaler_gradients_are_those_of_low_precision_alone():
 def test_eager_steps_in_bfloat16_end_in_the_weights_of_ordinary_steps(options):
     runs = [bfloat16_trainer(eager_step=eager, **copy.deepcopy(options)) for eager in (False, True)]
     for i in range(3):
-        logs = [run.step(models.batch(first=i)) for run in runs]
+        logs = [run.step(detection.batch(first=i)) for run in runs]
         assert logs[0] == logs[1]
     assert_equal(*(dict(run.model.state_dict()) for run in runs))
 

@@ -8,9 +8,9 @@ import torch
 
 from man_mm.local import unroll
 
-from ..models import build
-from ..restoration import EDSR, NETS, SWINIR, batch, editor, make
-from ..training import Trainer
+from ..helpers.detection import build
+from ..helpers.restoration import EDSR, NETS, SWINIR, batch, editor, make
+from ..helpers.training import Trainer
 
 VARIANTS = {
     'edsr x2': EDSR,

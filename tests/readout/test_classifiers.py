@@ -8,8 +8,8 @@ from mmengine.registry import DefaultScope
 from mmpretrain.structures import DataSample
 from torch.nn import functional as F
 
-from ..classification import batch, classifier, make
-from ..training import Trainer
+from ..helpers.classification import batch, classifier, make
+from ..helpers.training import Trainer
 
 RESNET18 = dict(type='ResNet', depth=18, stem_channels=8, base_channels=8)
 VIT = dict(

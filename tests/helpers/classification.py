@@ -3,7 +3,7 @@
 import torch
 from mmpretrain.structures import DataSample
 
-from .models import build
+from .detection import build
 
 CLASSES = 10
 RULES = {

@@ -13,11 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from man_mm.engine import LocalAmpOptimWrapper, LocalDistributedDataParallel
 
-from ..classification import batch as labelled
-from ..classification import classifier, make
-from ..helpers.precision import mixed_precision_on_cpu
-from ..models import batch, build, retinanet
-from ..training import SpyWrapper, Trainer
+from .classification import batch as labelled
+from .classification import classifier, make
+from .detection import batch, build, retinanet
+from .precision import mixed_precision_on_cpu
+from .training import SpyWrapper, Trainer
 
 WORLD = 2
 WRAPPERS = {

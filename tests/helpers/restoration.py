@@ -3,7 +3,7 @@
 import torch
 from mmagic.structures import DataSample
 
-from .models import build
+from .detection import build
 
 EDSR = dict(type='EDSRNet', in_channels=3, out_channels=3, mid_channels=8, num_blocks=4, upscale_factor=2)
 SWINIR = dict(

@@ -10,8 +10,8 @@ from mmengine.config import ConfigDict
 from mmengine.optim import OptimWrapper
 from mmengine.structures import InstanceData
 
-from .models import CLASSES, FPN, PREPROCESSOR, RESNET, batch, build, local_backbone, sample
-from .training import Trainer, assert_equal, named
+from ..helpers.detection import CLASSES, FPN, PREPROCESSOR, RESNET, batch, build, local_backbone, sample
+from ..helpers.training import Trainer, assert_equal, named
 
 NMS = dict(type='nms', iou_threshold=0.5)
 TEST_CFG = dict(score_thr=0.05, nms_pre=50, nms=NMS, max_per_img=10)
