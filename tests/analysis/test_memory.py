@@ -10,6 +10,8 @@ from man_mm.analysis.memory import KINDS, PeakMemory, training_tensors
 
 from ..helpers.detection import build, retinanet
 
+pytestmark = pytest.mark.cpu_only('the meter of a GPU is its allocator, this one counts tensors')
+
 FLOAT = 4  # bytes
 
 

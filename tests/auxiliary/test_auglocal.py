@@ -12,6 +12,8 @@ from man_mm.local import StageOutputs, Unit, Unrolled, register_unroll
 from ..helpers.classification import batch, classifier, make, resnet32
 from ..helpers.training import Trainer
 
+pytestmark = pytest.mark.usefixtures('device')
+
 UNITS = ['stem', *(f'layer{stage}.{i}' for stage in (1, 2, 3) for i in range(5))]
 DEPTHS = {
     1: [1] * 14,

@@ -15,6 +15,8 @@ from man_mm.engine import LocalAmpOptimWrapper
 from ..helpers.classification import RULES, batch, classifier, make
 from ..helpers.training import SavedTensors, SpyWrapper, Trainer, assert_equal, local_parameters, reached
 
+pytestmark = pytest.mark.usefixtures('device')
+
 UNITS = 7
 HEAD = {'head.fc.weight', 'head.fc.bias'}
 GREY = dict(data_preprocessor=dict(num_classes=10, mean=[120.0], std=[60.0], to_rgb=False))

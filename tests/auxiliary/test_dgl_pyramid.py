@@ -9,6 +9,8 @@ from ..helpers.detection import FPN, build, images, retinanet
 from ..helpers.detectors import DETECTORS, detector
 from ..helpers.training import Trainer, named, reached
 
+pytestmark = pytest.mark.usefixtures('device')
+
 DGL = dict(type='man_mm.DGLPyramid', channels=8)
 MAPS = {name: (cfg, scope) for name, (cfg, scope) in BACKBONES.items() if scope == 'mmdet'}
 

@@ -13,6 +13,8 @@ from man_mm.auxiliary.infopro import supervised_contrast
 from ..helpers.classification import PREPROCESSOR, batch, classifier, make, resnet32
 from ..helpers.training import Trainer
 
+pytestmark = pytest.mark.usefixtures('device')
+
 
 @pytest.mark.parametrize(
     ('num_modules', 'first', 'last'),

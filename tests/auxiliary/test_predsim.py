@@ -10,6 +10,8 @@ from man_mm.auxiliary.predsim import pooling_kernel, similarity
 from ..helpers.classification import PREPROCESSOR, batch, classifier, make, resnet32
 from ..helpers.training import Trainer
 
+pytestmark = pytest.mark.usefixtures('device')
+
 
 @pytest.mark.parametrize(
     ('shape', 'kernel', 'pooled'),

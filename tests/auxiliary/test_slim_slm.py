@@ -14,6 +14,8 @@ from ..helpers.detection import FPN, RETINA_HEAD, batch, build, images, retinane
 from ..helpers.detectors import DETECTORS, detector
 from ..helpers.training import Trainer, assert_equal, named, reached, trainer
 
+pytestmark = pytest.mark.usefixtures('device')
+
 SLIM = dict(type='man_mm.SlimSLM', channels=8)
 STAGES = ('layer1', 'layer2', 'layer3', 'layer4')
 MAPS = {name: (cfg, scope) for name, (cfg, scope) in BACKBONES.items() if scope == 'mmdet'}

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from man_mm.engine import LocalAmpOptimWrapper, LocalOptimWrapper
 
 from ..helpers import classification, detection, restoration
+from ..helpers.device import DEVICE
 from ..helpers.training import SpyWrapper, Trainer, assert_equal, gradients, trainer
 
 pytestmark = pytest.mark.usefixtures('mixed_precision')
@@ -48,7 +49,7 @@ class UnscaledWrapper(LocalOptimWrapper):
 
     @contextmanager
     def optim_context(self, model):
-        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+        with super().optim_context(model), torch.autocast(DEVICE.type, torch.bfloat16):
             yield
 
 
@@ -77,7 +78,7 @@ def test_local_forwards_run_in_the_low_precision_and_backwards_outside_autocast(
     run = amp_trainer()
     backbone = run.model.backbone
     backbone.auxiliaries[0].neck.register_forward_hook(lambda module, args, out: seen.add(out[0].dtype))
-    backbone.conv1.weight.register_hook(lambda grad: seen.add(torch.is_autocast_enabled('cpu')))
+    backbone.conv1.weight.register_hook(lambda grad: seen.add(torch.is_autocast_enabled(DEVICE.type)))
     run.step()
     assert seen == {torch.bfloat16, False}
     assert all(grad.dtype == torch.float32 and grad.isfinite().all() for grad in run.gradients.values())

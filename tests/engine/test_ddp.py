@@ -12,6 +12,8 @@ from ..helpers.ddp_ranks import after_steps, detector
 from ..helpers.detection import batch
 from ..helpers.training import assert_equal
 
+pytestmark = pytest.mark.cpu_only('two processes need two GPUs')
+
 CLOSE = dict(rtol=1e-4, atol=1e-6)
 every_way = pytest.mark.parametrize('way', ddp_ranks.WRAPPERS)
 

@@ -17,6 +17,8 @@ from ..helpers.processes import ROOT, free_port, start
 from ..helpers.runs import make_coco, run_config, write_config
 from ..helpers.training import Trainer, assert_equal, gradients
 
+pytestmark = pytest.mark.cpu_only('two processes need two GPUs')
+
 CLOSE = dict(rtol=1e-4, atol=1e-6)
 
 

@@ -13,6 +13,8 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from ..helpers.detection import batch, build, retinanet
 from ..helpers.training import Trainer, assert_equal
 
+pytestmark = pytest.mark.cpu_only('two processes need two GPUs')
+
 PRIVATE = dict(auxiliary=dict(head='private'))
 SHARDED = 'backbone.layer1.0.conv1.weight'
 

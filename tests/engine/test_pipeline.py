@@ -17,6 +17,8 @@ from ..helpers.pipeline_ranks import DETECTORS, HUB, RULES, batches, classes, co
 from ..helpers.runs import make_coco, runner
 from ..helpers.training import Trainer, assert_equal, fake_runner, trainer
 
+pytestmark = pytest.mark.cpu_only('two processes need two GPUs')
+
 
 @pytest.fixture(scope='module')
 def ended(tmp_path_factory):

@@ -16,7 +16,7 @@ from man_mm.engine import LocalAmpOptimWrapper, LocalDistributedDataParallel
 from .classification import batch as labelled
 from .classification import classifier, make
 from .detection import batch, build, retinanet
-from .precision import mixed_precision_on_cpu
+from .precision import mixed_precision_for_tests
 from .training import SpyWrapper, Trainer
 
 WORLD = 2
@@ -78,7 +78,7 @@ def after_steps(run, first, num):
 
 def mixed_gradients(ddp, data):
     """Gradients of a step in bfloat16 with a loss scale."""
-    with mixed_precision_on_cpu():
+    with mixed_precision_for_tests():
         run = detector(ddp=ddp, wrapper=LocalAmpOptimWrapper, dtype='bfloat16', loss_scale=dict(init_scale=2.0**10))
         run.step(data)
     return run.gradients

@@ -69,9 +69,9 @@ def free_port():
 
 
 def _one_thread(function, *arguments):
-    import torch
+    from .device import use_exact_kernels
 
-    torch.set_num_threads(1)
+    use_exact_kernels()
     function(*arguments)
 
 

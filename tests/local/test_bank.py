@@ -8,6 +8,8 @@ from man_mm.local import FeatureBank
 from ..helpers.detection import build, retinanet
 from ..helpers.training import SpyWrapper, Trainer, trainer
 
+pytestmark = pytest.mark.usefixtures('device')
+
 
 @pytest.fixture
 def bank():

@@ -10,6 +10,8 @@ from torch import nn
 from ..helpers.classification import classifier, make
 from ..helpers.detection import build
 
+pytestmark = pytest.mark.usefixtures('device')
+
 RESNET32 = dict(type='man_mm.CIFARResNet', depth=32)
 
 

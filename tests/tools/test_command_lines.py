@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 import torch
 
 from ..helpers.detection import batch, build, retinanet
@@ -69,6 +70,7 @@ def test_shell_launchers_explain_missing_arguments():
         assert result.returncode != 0 and 'usage' in result.stderr
 
 
+@pytest.mark.cpu_only('two processes need two GPUs')
 def test_two_processes_train_through_the_launcher(tmp_path):
     data = f'{tmp_path}/shapes/'
     drawn = python('dataset_tools/make_shapes.py', '--out', data, '--num-train', 4, '--num-val', 2)
