@@ -1,16 +1,46 @@
-"""One thread and one seed for every test: equality is to the bit."""
+"""One device, one thread and one seed for every test: equality is to the bit."""
+
+import os
+
+if os.environ.get('MAN_MM_TEST_DEVICE', 'cpu') == 'cpu':  # before torch: runners and other processes look for a GPU
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''
+else:
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS repeats its sums
+    os.environ.setdefault('PYTORCH_NVML_BASED_CUDA_CHECK', '1')  # to look for a GPU starts none: processes can fork
 
 import pytest
 import torch
-from mmdet.utils import register_all_modules
+
+from .helpers.device import DEVICE, use_exact_kernels
+from .helpers.precision import mixed_precision_for_tests
+
+
+def pytest_runtest_setup(item):
+    """Skip what is marked `cpu_only(reason)` on another device."""
+    marker = item.get_closest_marker('cpu_only')
+    if marker is not None and DEVICE.type != 'cpu':
+        pytest.skip(f'on a CPU only: {marker.args[0]}')
 
 
 @pytest.fixture(scope='session', autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-    register_all_modules(init_default_scope=False)
+def _exact_kernels():
+    use_exact_kernels()
 
 
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def device():
+    """The device of the tests; what a test creates without naming another one is there."""
+    with torch.device(DEVICE):
+        yield DEVICE
+
+
+@pytest.fixture
+def mixed_precision():
+    """For tests that train in low precision, by a wrapper or by `torch.autocast`."""
+    with mixed_precision_for_tests():
+        yield

@@ -6,8 +6,8 @@ from mmengine.registry import MODELS, DefaultScope
 
 from man_mm.local import LocalBackbone
 
-from .models import FPN, retinanet
-from .training import Trainer, assert_equal
+from .helpers.detection import FPN, retinanet
+from .helpers.training import Trainer, assert_equal
 
 LAZY_BASE = """
 from mmdet.models import ResNet

@@ -5,7 +5,7 @@ from mmengine.config import Config
 
 import man_mm  # noqa: F401  (lets MMEngine find its configs)
 
-from .docs.commands import ROOT
+from .helpers.commands import ROOT
 
 CONFIGS = (
     'man/retinanet_r34_man_k17_coco.py',

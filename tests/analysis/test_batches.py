@@ -6,10 +6,10 @@ from mmengine.config import Config
 
 from man_mm.analysis.batches import BOXES, first_batch, synthetic_batch
 
-from ..classification import classifier
+from ..helpers.classification import classifier
+from ..helpers.detection import build, retinanet
+from ..helpers.restoration import editor
 from ..helpers.runs import make_coco, run_config
-from ..models import build, retinanet
-from ..restoration import editor
 
 CONFIGS = {
     'mmdet': Config(dict(default_scope='mmdet', model=retinanet(4))),

@@ -8,7 +8,7 @@ import torch
 from man_mm.analysis.cka import MinibatchCKA, centred_gram, compare_layers
 from man_mm.analysis.features import layer_features, unit_names
 
-from .. import classification, models
+from ..helpers import classification, detection
 
 
 def hsic(x, y):
@@ -101,11 +101,11 @@ def test_units_are_the_modules_of_the_same_name_in_plain_and_local_models():
 
 
 def test_detectors_are_compared_too_pooled_or_whole():
-    nets = [models.build(models.retinanet(k)) for k in (None, 4)]
-    matrices = [compare_layers(nets, [(0, 1)], [models.batch(4)], pooled=pooled)[0] for pooled in (False, True)]
+    nets = [detection.build(detection.retinanet(k)) for k in (None, 4)]
+    matrices = [compare_layers(nets, [(0, 1)], [detection.batch(4)], pooled=pooled)[0] for pooled in (False, True)]
     assert all(matrix.shape == (9, 9) and matrix.isfinite().all() for matrix in matrices)
     assert not torch.allclose(*matrices)
-    necks = layer_features(nets[1], models.batch(4), torch.clone, ['neck.fpn_convs.0'])
+    necks = layer_features(nets[1], detection.batch(4), torch.clone, ['neck.fpn_convs.0'])
     assert necks['neck.fpn_convs.0'].shape[:2] == (4, 8)
 
 

@@ -15,11 +15,11 @@ from man_mm.analysis.memory import KINDS
 from man_mm.analysis.step import TrainStep
 from man_mm.local.step import _listeners
 
-from ..classification import batch as labelled
-from ..classification import classifier
-from ..models import batch, retinanet
-from ..steps import step_config
-from ..training import local_parameters
+from ..helpers.classification import batch as labelled
+from ..helpers.classification import classifier
+from ..helpers.detection import batch, retinanet
+from ..helpers.steps import step_config
+from ..helpers.training import local_parameters
 
 FLOAT = 4  # bytes
 PRIVATE = dict(head='private')

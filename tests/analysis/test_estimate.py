@@ -14,13 +14,13 @@ from man_mm.analysis.estimate import FakeTrainStep, is_mixed
 from man_mm.analysis.step import TrainStep
 from man_mm.engine import LocalAmpOptimWrapper, LocalOptimWrapper
 
-from ..classification import RULES, classifier
-from ..classification import batch as labelled
-from ..models import batch, retinanet
-from ..readout.test_detectors import DETECTORS, detector
-from ..restoration import batch as pairs
-from ..restoration import editor
-from ..steps import step_config
+from ..helpers.classification import RULES, classifier
+from ..helpers.classification import batch as labelled
+from ..helpers.detection import batch, retinanet
+from ..helpers.detectors import DETECTORS, detector
+from ..helpers.restoration import batch as pairs
+from ..helpers.restoration import editor
+from ..helpers.steps import step_config
 
 PRIVATE = dict(head='private')
 PYRAMID = dict(type='man_mm.DGLPyramid', channels=8)

@@ -8,7 +8,9 @@ from torch import nn
 
 from man_mm.analysis.memory import KINDS, PeakMemory, training_tensors
 
-from ..models import build, retinanet
+from ..helpers.detection import build, retinanet
+
+pytestmark = pytest.mark.cpu_only('the meter of a GPU is its allocator, this one counts tensors')
 
 FLOAT = 4  # bytes
 

@@ -20,9 +20,9 @@ from man_mm.analysis.planner import (
 from man_mm.analysis.planner import plan as planning
 from man_mm.analysis.step import TrainStep, build_model
 
-from ..classification import classifier
-from ..models import FPN, RETINA_HEAD, retinanet
-from ..restoration import editor
+from ..helpers.classification import classifier
+from ..helpers.detection import FPN, RETINA_HEAD, retinanet
+from ..helpers.restoration import editor
 
 SIZE = (256, 256)
 NOTHING, EVERYTHING = '1B', '1TiB'

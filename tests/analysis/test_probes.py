@@ -5,7 +5,7 @@ import pytest
 
 from man_mm.analysis.linear_probes import labelled_features, probe_layers
 
-from .. import classification, models
+from ..helpers import classification, detection
 
 
 def test_a_probe_finds_classes_that_a_plane_divides_and_chance_elsewhere():
@@ -28,8 +28,8 @@ def test_features_are_those_of_all_units_pooled_with_the_labels_in_order():
 
 
 def test_images_without_a_class_are_refused():
-    detector = models.build(models.retinanet(None))
+    detector = detection.build(detection.retinanet(None))
     with pytest.raises(ValueError, match='gt_label'):
-        labelled_features(detector, [models.batch(2)])
+        labelled_features(detector, [detection.batch(2)])
     with pytest.raises(ValueError, match='no batch'):
         labelled_features(detector, [])

@@ -9,8 +9,10 @@ from torch import nn
 from man_mm.auxiliary.auglocal import auxiliary_depth, chosen_units
 from man_mm.local import StageOutputs, Unit, Unrolled, register_unroll
 
-from ..classification import batch, classifier, make, resnet32
-from ..training import Trainer
+from ..helpers.classification import batch, classifier, make, resnet32
+from ..helpers.training import Trainer
+
+pytestmark = pytest.mark.usefixtures('device')
 
 UNITS = ['stem', *(f'layer{stage}.{i}' for stage in (1, 2, 3) for i in range(5))]
 DEPTHS = {

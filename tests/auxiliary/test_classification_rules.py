@@ -1,21 +1,21 @@
 """What holds for every rule: coverage, isolation, transparency, AMP, and errors that name the cause."""
 
 import copy
-import functools
 import pickle
 from collections import Counter
 
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
-from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import DefaultScope
 from torch import nn
 
 from man_mm.engine import LocalAmpOptimWrapper
 
-from ..classification import RULES, batch, classifier, make
-from ..training import SavedTensors, SpyWrapper, Trainer, assert_equal, local_parameters, reached
+from ..helpers.classification import RULES, batch, classifier, make
+from ..helpers.training import SavedTensors, SpyWrapper, Trainer, assert_equal, local_parameters, reached
+
+pytestmark = pytest.mark.usefixtures('device')
 
 UNITS = 7
 HEAD = {'head.fc.weight', 'head.fc.bias'}
@@ -115,10 +115,9 @@ def test_training_lowers_every_local_loss_on_a_batch_that_it_sees_again(rule):
     assert len(first) == 2 and all(after < before for before, after in zip(first, last, strict=True))
 
 
+@pytest.mark.usefixtures('mixed_precision')
 @pytest.mark.parametrize('rule', RULES)
-def test_losses_and_gradients_under_amp_are_those_of_full_precision(rule, monkeypatch):
-    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)  # MMEngine asserts an accelerator
-    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', functools.partial(torch.amp.GradScaler, 'cpu'))
+def test_losses_and_gradients_under_amp_are_those_of_full_precision(rule):
     full = trainer(rule)
     half = Trainer(
         copy.deepcopy(full.model), LocalAmpOptimWrapper, loss_scale=dict(init_scale=1024.0), dtype='bfloat16'

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..classification import batch, classifier, make, resnet32
-from ..training import Trainer
+from ..helpers.classification import batch, classifier, make, resnet32
+from ..helpers.training import Trainer
+
+pytestmark = pytest.mark.usefixtures('device')
 
 STAGES = {0: 16, 5: 16, 6: 32, 10: 32, 11: 64, 14: 64}
 """Module of ResNet-32 at K = 16: channels of its output."""

@@ -6,10 +6,12 @@ from torch.nn import functional as F
 
 from man_mm.local import run_units
 
-from ..local.test_transparency import BACKBONES, NORMED
-from ..models import FPN, build, images, retinanet
-from ..readout.test_detectors import DETECTORS, detector
-from ..training import Trainer, named, reached
+from ..helpers.backbones import BACKBONES, NORMED
+from ..helpers.detection import FPN, build, images, retinanet
+from ..helpers.detectors import DETECTORS, detector
+from ..helpers.training import Trainer, named, reached
+
+pytestmark = pytest.mark.usefixtures('device')
 
 DGL = dict(type='man_mm.DGLPyramid', channels=8)
 MAPS = {name: (cfg, scope) for name, (cfg, scope) in BACKBONES.items() if scope == 'mmdet'}

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from man_mm.auxiliary.infopro import supervised_contrast
 
-from ..classification import PREPROCESSOR, batch, classifier, make, resnet32
-from ..training import Trainer
+from ..helpers.classification import PREPROCESSOR, batch, classifier, make, resnet32
+from ..helpers.training import Trainer
+
+pytestmark = pytest.mark.usefixtures('device')
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,15 @@ from torch import nn
 from man_mm.analysis.module_rows import module_rows
 from man_mm.local import run_units
 
-from ..classification import batch as labelled
-from ..classification import classifier
-from ..classification import make as make_classifier
-from ..local.test_transparency import BACKBONES, NORMED
-from ..models import FPN, RETINA_HEAD, batch, build, images, retinanet
-from ..readout.test_detectors import DETECTORS, detector
-from ..training import Trainer, assert_equal, auxiliary_indices, named, reached, trainer
+from ..helpers.backbones import BACKBONES, NORMED
+from ..helpers.classification import batch as labelled
+from ..helpers.classification import classifier
+from ..helpers.classification import make as make_classifier
+from ..helpers.detection import FPN, RETINA_HEAD, batch, build, images, retinanet
+from ..helpers.detectors import DETECTORS, detector
+from ..helpers.training import Trainer, assert_equal, auxiliary_indices, named, reached, trainer
+
+pytestmark = pytest.mark.usefixtures('device')
 
 SLIM = dict(type='man_mm.SlimSLM', channels=8)
 STAGES = ('layer1', 'layer2', 'layer3', 'layer4')

@@ -6,8 +6,8 @@ from torch import nn
 
 from man_mm.local import run_units
 
-from ..local.test_transparency import BACKBONES, wrapped
-from ..models import build, images, local_backbone, retinanet
+from ..helpers.backbones import BACKBONES, wrapped
+from ..helpers.detection import build, images, local_backbone, retinanet
 
 
 def features_of(backbone, module):

@@ -6,9 +6,9 @@ from torch.nn import functional as F
 
 from man_mm.local import FeatureBank
 
-from ..classification import batch, classifier, make, resnet32
-from ..models import build, retinanet
-from ..training import Trainer
+from ..helpers.classification import batch, classifier, make, resnet32
+from ..helpers.detection import build, retinanet
+from ..helpers.training import Trainer
 
 
 def test_units_and_head_of_resnet32_at_every_cut():

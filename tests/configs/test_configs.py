@@ -10,10 +10,9 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPERS, DefaultScope
 
 from man_mm.analysis.step import build_model
 
-from ..classification import batch as images_of_classes
-from ..models import batch as images_with_boxes
-from ..restoration import batch as pairs_of_images
-from ..training import fake_runner
+from ..helpers.classification import batch as images_of_classes
+from ..helpers.detection import batch as images_with_boxes
+from ..helpers.restoration import batch as pairs_of_images
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(str(path.relative_to(ROOT / 'configs')) for path in ROOT.glob('configs/[!_]*/*.py'))
@@ -127,7 +126,7 @@ def test_config_makes_a_step_that_moves_every_trained_weight(name):
     )
     for hook in cfg.get('custom_hooks', []):
         if hook.type == 'man_mm.FeatureBankHook':
-            HOOKS.build(hook).before_train(fake_runner(model=model, optim_wrapper=wrapper))
+            HOOKS.build(hook).bind(model, wrapper)
     logs = model.train_step(batch_for(cfg), wrapper)
     assert logs['loss'].isfinite()
     trained = {key for key, p in model.named_parameters() if p.requires_grad}

@@ -12,8 +12,8 @@ from PIL import Image
 
 from man_mm.runs.missing_data import missing_data
 
+from ..helpers.detection import BOXES, retinanet
 from ..helpers.runs import NAMES, make_coco, run_config, runner
-from ..models import BOXES, retinanet
 
 ROOT = Path(__file__).parents[2]
 VOC_CLASSES = ('cat', 'dog', 'person')

@@ -22,7 +22,7 @@ from mmengine.registry import Registry
 from PIL import Image
 from pip._internal.commands import create_command
 
-from .commands import ROOT, blocks, commands
+from ..helpers.commands import ROOT, blocks, commands
 
 COMMANDS = [pytest.param(command.words, id=command.where) for command in commands()]
 CONFIGS = [block for block in blocks() if block.language == 'python' and '_base_ =' in block.text]

@@ -10,7 +10,7 @@ import yaml
 
 from man_mm import __version__
 
-from .commands import PAGES, ROOT
+from ..helpers.commands import PAGES, ROOT
 
 REQUIRED = {'cff-version', 'message', 'title', 'authors'}
 """Keys that the Citation File Format, 1.2.0, asks for; of a reference it asks for the other three."""

@@ -11,7 +11,7 @@ from man_mm.auxiliary import DGL, SLM, AugLocal, DGLPyramid, InfoPro, PredSim, S
 from man_mm.keys import legal_keys
 from man_mm.local import LocalBackbone
 
-from .commands import ROOT, blocks
+from ..helpers.commands import ROOT, blocks
 
 AUXILIARIES = (SLM, SlimSLM, DGL, DGLPyramid, PredSim, InfoPro, AugLocal)
 SWITCHES = (ROOT / 'docs/switches.md').read_text()

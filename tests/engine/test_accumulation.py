@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ..models import batch
-from ..training import assert_equal, gradients, trainer
+from ..helpers.detection import batch
+from ..helpers.training import assert_equal, gradients, trainer
 
 OPTIONS = [{}, dict(head='private'), dict(shared_head_grad='mean')]
 

@@ -6,10 +6,11 @@ from torch import nn
 
 from man_mm.engine import ActivationCheckpointHook
 
+from ..helpers.checkpointed import BP, LEVELS, PRIVATE, Run, head_calls, patched
+from ..helpers.detection import retinanet
+from ..helpers.device import DEVICE
 from ..helpers.runs import make_coco, run_config, runner
-from ..models import retinanet
-from ..training import assert_equal
-from .checkpointed import BP, LEVELS, PRIVATE, Run, head_calls, patched
+from ..helpers.training import assert_equal
 
 HEADS = 'backbone.auxiliaries.*.heads.bbox_head'
 EVERYWHERE = [*BP, 'backbone.auxiliaries.*.neck', 'backbone.backbone.layer?.?']
@@ -45,11 +46,12 @@ def test_losses_and_gradients_are_the_same_to_the_bit(functions, options, calls)
     assert_equal(dict(ours.model.state_dict()), dict(plain.model.state_dict()))
 
 
+@pytest.mark.usefixtures('mixed_precision')
 @pytest.mark.parametrize('num_modules', [None, 4])
 def test_gradients_under_autocast_are_the_same_to_the_bit(num_modules):
     runs = [Run(functions, num_modules) for functions in (None, BP)]
     for run in runs:
-        with torch.autocast('cpu', torch.bfloat16):
+        with torch.autocast(DEVICE.type, torch.bfloat16):
             losses = run.losses()
         run.update(losses)
     assert_equal(runs[1].gradients, runs[0].gradients)
@@ -69,6 +71,7 @@ def test_nothing_is_recomputed_twice_where_a_function_calls_another(calls):
     assert_equal(run.gradients, plain.gradients)
 
 
+@pytest.mark.cpu_only('the meter of a GPU is its allocator, this one counts tensors')
 @pytest.mark.parametrize('num_modules', [None, 4])
 @pytest.mark.parametrize(
     ('functions', 'kept_fraction', 'peak_fraction'),

@@ -7,9 +7,9 @@ from mmengine.registry import HOOKS
 
 from man_mm.engine import ActivationCheckpointHook
 
-from ..models import build, retinanet
-from ..training import fake_runner
-from .checkpointed import LEVELS, PRIVATE, Run, head_calls
+from ..helpers.checkpointed import LEVELS, PRIVATE, Run, head_calls
+from ..helpers.detection import build, retinanet
+from ..helpers.training import fake_runner
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from mmengine.optim import OptimWrapper
 
 from man_mm.engine import ActivationCheckpointHook
 
-from ..models import batch
-from .checkpointed import BP, LEVELS, PRIVATE, Run, head_calls, patched
+from ..helpers.checkpointed import BP, LEVELS, PRIVATE, Run, head_calls, patched
+from ..helpers.detection import batch
 
 
 @pytest.fixture

@@ -1,11 +1,6 @@
-"""Mixed precision: one scaler for local and main losses, unscaled once, and an overflow skips one step.
-
-MMEngine asserts an accelerator, so these tests tell it that there is one and give it PyTorch's scaler and float16 for
-the CPU.
-"""
+"""Mixed precision: one scaler for local and main losses, unscaled once, and an overflow skips one step."""
 
 import copy
-import functools
 import logging
 import weakref
 from contextlib import contextmanager
@@ -13,15 +8,15 @@ from contextlib import contextmanager
 import pytest
 import torch
 from mmengine.logging import MMLogger
-from mmengine.optim.optimizer import amp_optimizer_wrapper
-from mmengine.runner import amp
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from man_mm.engine import LocalAmpOptimWrapper, LocalOptimWrapper
 
-from .. import classification, models, restoration
-from ..training import SpyWrapper, Trainer, assert_equal, gradients, trainer
+from ..helpers import classification, detection, restoration
+from ..helpers.device import DEVICE
+from ..helpers.training import SpyWrapper, Trainer, assert_equal, gradients, trainer
 
+pytestmark = pytest.mark.usefixtures('mixed_precision')
 CLOSE = dict(rtol=1e-5, atol=1e-8)  # the scale is a power of two
 SCALE = dict(init_scale=2.0**10, growth_interval=1000)
 UNSCALED = dict(enabled=False)
@@ -29,11 +24,11 @@ PRECISIONS = {'float16': SCALE, 'bfloat16': UNSCALED}
 SLIM = dict(type='man_mm.SlimSLM', channels=8)
 PAIRS = dict(labels=[0, 0, 1, 1, 2, 2, 3, 3])
 MODELS = {
-    'detection, man': lambda: (models.build(models.retinanet(4)), models.batch()),
-    'detection, lean': lambda: (models.build(models.retinanet(4, auxiliary=SLIM)), models.batch()),
+    'detection, man': lambda: (detection.build(detection.retinanet(4)), detection.batch()),
+    'detection, lean': lambda: (detection.build(detection.retinanet(4, auxiliary=SLIM)), detection.batch()),
     'detection, dgl': lambda: (
-        models.build(models.retinanet(4, auxiliary={**SLIM, 'type': 'man_mm.DGLPyramid'})),
-        models.batch(),
+        detection.build(detection.retinanet(4, auxiliary={**SLIM, 'type': 'man_mm.DGLPyramid'})),
+        detection.batch(),
     ),
     **{
         f'classification, {rule}': lambda rule=rule: (
@@ -49,19 +44,12 @@ MODELS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _cpu_scaler(monkeypatch):
-    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
-    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', functools.partial(torch.amp.GradScaler, 'cpu'))
-    monkeypatch.setattr(amp, 'autocast', functools.partial(torch.autocast, 'cpu'))
-
-
 class UnscaledWrapper(LocalOptimWrapper):
     """The reference: the same low precision, and no scaler."""
 
     @contextmanager
     def optim_context(self, model):
-        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+        with super().optim_context(model), torch.autocast(DEVICE.type, torch.bfloat16):
             yield
 
 
@@ -90,7 +78,7 @@ def test_local_forwards_run_in_the_low_precision_and_backwards_outside_autocast(
     run = amp_trainer()
     backbone = run.model.backbone
     backbone.auxiliaries[0].neck.register_forward_hook(lambda module, args, out: seen.add(out[0].dtype))
-    backbone.conv1.weight.register_hook(lambda grad: seen.add(torch.is_autocast_enabled('cpu')))
+    backbone.conv1.weight.register_hook(lambda grad: seen.add(torch.is_autocast_enabled(DEVICE.type)))
     run.step()
     assert seen == {torch.bfloat16, False}
     assert all(grad.dtype == torch.float32 and grad.isfinite().all() for grad in run.gradients.values())
@@ -180,7 +168,7 @@ def test_without_a_scaler_gradients_are_those_of_low_precision_alone():
 def test_eager_steps_in_bfloat16_end_in_the_weights_of_ordinary_steps(options):
     runs = [bfloat16_trainer(eager_step=eager, **copy.deepcopy(options)) for eager in (False, True)]
     for i in range(3):
-        logs = [run.step(models.batch(first=i)) for run in runs]
+        logs = [run.step(detection.batch(first=i)) for run in runs]
         assert logs[0] == logs[1]
     assert_equal(*(dict(run.model.state_dict()) for run in runs))
 

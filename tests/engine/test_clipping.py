@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ..training import assert_equal, gradients, local_parameters, trainer
+from ..helpers.training import assert_equal, gradients, local_parameters, trainer
 
 MAX_NORM = 0.05
 

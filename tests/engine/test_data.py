@@ -4,10 +4,10 @@ import pytest
 import torch
 from mmengine.optim import OptimWrapper
 
+from ..helpers.detection import BOXES, batch, build, retinanet, sample
+from ..helpers.detectors import detector
 from ..helpers.runs import make_coco, run_config, runner
-from ..models import BOXES, batch, build, retinanet, sample
-from ..readout.test_detectors import detector
-from ..training import Trainer, trainer
+from ..helpers.training import Trainer, trainer
 
 ODD_BOXES = {
     'no objects': (),

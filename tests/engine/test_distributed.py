@@ -7,7 +7,7 @@ from torch import nn
 from man_mm.engine import PipelineHook
 from man_mm.engine.distributed import _Message
 
-from ..training import fake_runner
+from ..helpers.training import fake_runner
 
 
 def parameters():

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ..models import batch, build, retinanet
-from ..training import SpyWrapper, Trainer, assert_equal, local_parameters, trainer
+from ..helpers.detection import batch, build, retinanet
+from ..helpers.training import SpyWrapper, Trainer, assert_equal, local_parameters, trainer
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from ..helpers.detection import batch
 from ..helpers.runs import make_coco, run_config, runner
-from ..models import batch
-from ..training import assert_equal, trainer
+from ..helpers.training import assert_equal, trainer
 
 MODULE_1 = r'module 1 \(layer1.1 .. layer2.0\)'
 

@@ -12,9 +12,9 @@ import torch
 
 from man_mm.runs.checkpoint_file import read_checkpoint
 
+from ..helpers.detection import retinanet
+from ..helpers.processes import tool
 from ..helpers.runs import make_coco, run_config, runner, write_config
-from ..models import retinanet
-from ..processes import tool
 
 DGL = dict(type='man_mm.DGLPyramid')
 CUT = 'is cut off or no checkpoint'

@@ -10,12 +10,14 @@ import time
 import pytest
 import torch
 
+from ..helpers import fault_ranks
+from ..helpers.detection import batch, build, sample
+from ..helpers.detectors import detector
+from ..helpers.processes import ROOT, free_port, start
 from ..helpers.runs import make_coco, run_config, write_config
-from ..models import batch, build, sample
-from ..processes import ROOT, free_port, start
-from ..readout.test_detectors import detector
-from ..training import Trainer, assert_equal, gradients
-from . import fault_ranks
+from ..helpers.training import Trainer, assert_equal, gradients
+
+pytestmark = pytest.mark.cpu_only('two processes need two GPUs')
 
 CLOSE = dict(rtol=1e-4, atol=1e-6)
 

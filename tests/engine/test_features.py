@@ -12,10 +12,10 @@ from mmengine.registry import DefaultScope
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from .. import classification
+from ..helpers import classification
+from ..helpers.detection import batch, build, images, retinanet
 from ..helpers.runs import make_coco, run_config, runner
-from ..models import batch, build, images, retinanet
-from ..training import Trainer, assert_equal
+from ..helpers.training import Trainer, assert_equal
 
 MOMENTUM = 0.25
 FROZEN = 'backbone.backbone.layer1'

@@ -10,8 +10,10 @@ from mmengine.runner.checkpoint import get_state_dict, save_checkpoint
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-from ..models import batch, build, retinanet
-from ..training import Trainer, assert_equal
+from ..helpers.detection import batch, build, retinanet
+from ..helpers.training import Trainer, assert_equal
+
+pytestmark = pytest.mark.cpu_only('two processes need two GPUs')
 
 PRIVATE = dict(auxiliary=dict(head='private'))
 SHARDED = 'backbone.layer1.0.conv1.weight'

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ..models import batch, build, retinanet
-from ..training import Trainer, assert_equal, gradients, local_parameters, named, trainer
+from ..helpers.detection import batch, build, retinanet
+from ..helpers.training import Trainer, assert_equal, gradients, local_parameters, named, trainer
 
 BLOCKS = [f'layer{stage}.{i}' for stage in (1, 2, 3, 4) for i in (0, 1)]
 CUTS = {2: (4,), 3: (3, 6), 4: (2, 4, 7), 9: (1, 2, 3, 4, 5, 6, 7, 8)}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ..models import build, retinanet
-from ..training import SpyWrapper, Trainer, local_parameters, named, reached
+from ..helpers.detection import build, retinanet
+from ..helpers.training import SpyWrapper, Trainer, local_parameters, named, reached
 
 DEPTHS = [2, 3, 4, 9]
 SHARED, PRIVATE = {}, dict(head='private')

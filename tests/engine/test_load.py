@@ -9,7 +9,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
 
-from ..classification import batch, classifier
+from ..helpers.classification import batch, classifier
 from ..helpers.runs import runner
 
 MIB = 2**20

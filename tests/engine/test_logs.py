@@ -7,7 +7,7 @@ import pytest
 from man_mm.engine import FeatureBankHook
 
 from ..helpers.runs import make_coco, run_config, runner
-from ..training import trainer
+from ..helpers.training import trainer
 
 TERMS = ('cls', 'bbox', 'total')
 

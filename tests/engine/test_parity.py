@@ -4,8 +4,8 @@ import pytest
 import torch
 from mmengine.optim import OptimWrapper
 
-from ..models import batch, build, retinanet
-from ..training import Trainer, assert_equal
+from ..helpers.detection import batch, build, retinanet
+from ..helpers.training import Trainer, assert_equal
 
 STEPS = 4
 

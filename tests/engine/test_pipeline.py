@@ -10,12 +10,14 @@ from mmengine.dataset import DefaultSampler
 from man_mm.engine.pipeline.checks import refuse_dependence, refuse_split_data
 from man_mm.engine.pipeline.spread import check_split, module_flops, spread
 
-from ..classification import classifier, make
+from ..helpers import pipeline_ranks
+from ..helpers.classification import classifier, make
+from ..helpers.detection import batch, build, retinanet
+from ..helpers.pipeline_ranks import DETECTORS, HUB, RULES, batches, classes, config, detector, images, result
 from ..helpers.runs import make_coco, runner
-from ..models import batch, build, retinanet
-from ..training import Trainer, assert_equal, fake_runner, trainer
-from . import pipeline_worker
-from .pipeline_worker import DETECTORS, HUB, RULES, batches, classes, config, detector, images, result
+from ..helpers.training import Trainer, assert_equal, fake_runner, trainer
+
+pytestmark = pytest.mark.cpu_only('two processes need two GPUs')
 
 
 @pytest.fixture(scope='module')
@@ -28,8 +30,8 @@ def ended(tmp_path_factory):
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     checkpoint = str(folder / 'sequential/epoch_1.pth')
-    mp.spawn(pipeline_worker.run, args=(port, str(folder), data_root, checkpoint), nprocs=pipeline_worker.WORLD)
-    return folder, [torch.load(folder / f'{rank}.pth', weights_only=False) for rank in range(pipeline_worker.WORLD)]
+    mp.spawn(pipeline_ranks.run, args=(port, str(folder), data_root, checkpoint), nprocs=pipeline_ranks.WORLD)
+    return folder, [torch.load(folder / f'{rank}.pth', weights_only=False) for rank in range(pipeline_ranks.WORLD)]
 
 
 @pytest.fixture(scope='module')

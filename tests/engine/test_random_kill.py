@@ -11,10 +11,10 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from ..helpers.detection import retinanet
+from ..helpers.processes import start
 from ..helpers.runs import make_coco, run_config, runner
-from ..models import retinanet
-from ..processes import start
-from ..training import assert_equal
+from ..helpers.training import assert_equal
 
 EPOCHS, ITERATIONS = 4, 12
 LOOPS = {

@@ -4,8 +4,8 @@ import weakref
 
 import pytest
 
-from ..models import batch, build, retinanet
-from ..training import SavedTensors, SpyWrapper, Trainer
+from ..helpers.detection import batch, build, retinanet
+from ..helpers.training import SavedTensors, SpyWrapper, Trainer
 
 NARROW_HEAD = dict(in_channels=2, feat_channels=2)
 WIDE = dict(base_channels=16)

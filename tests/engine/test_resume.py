@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ..helpers.runs import make_coco, run_config, runner, write_config
-from ..training import assert_equal
+from ..helpers.training import assert_equal
 
 ROOT = Path(__file__).parents[2]
 KILLER = """

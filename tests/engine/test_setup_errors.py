@@ -6,9 +6,9 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 
 from man_mm.engine import FeatureBankHook, LocalOptimWrapper
 
+from ..helpers.detection import RESNET, batch, build, retinanet
 from ..helpers.runs import make_coco, run_config, runner
-from ..models import RESNET, batch, build, retinanet
-from ..training import Trainer, assert_equal, fake_runner, trainer
+from ..helpers.training import Trainer, assert_equal, poison, trainer
 
 LOCAL_HOOK = [dict(type='man_mm.FeatureBankHook')]
 PLAIN_WRAPPER = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
@@ -128,7 +128,7 @@ def test_a_model_that_no_readout_serves_is_refused():
     host = Host()
     wrapper = LocalOptimWrapper(optimizer=torch.optim.SGD(host.parameters(), lr=0.1))
     with pytest.raises(ValueError, match=r'model.type=Host has no readout.*mmdet.models.detectors.base.BaseDetector'):
-        FeatureBankHook().before_train(fake_runner(model=host, optim_wrapper=wrapper))
+        FeatureBankHook().bind(host, wrapper)
 
 
 @pytest.mark.parametrize('policy', ['uniform', 'memory'])
@@ -141,11 +141,6 @@ def test_frozen_stages_train_nothing_and_the_rest_trains(policy):
     assert run.gradients.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
     assert not model.backbone.layer1[0].bn1.training
     assert build({**retinanet(1), 'backbone': {**retinanet(1)['backbone'], 'backbone': {**RESNET, 'frozen_stages': 4}}})
-
-
-def poison(module):
-    """Make a module's output NaN."""
-    return module.register_forward_hook(lambda _, args, out: tuple(level * float('nan') for level in out))
 
 
 @pytest.mark.parametrize('eager', [False, True])

@@ -1,0 +1,1 @@
+"""What tests share: tiny models, training steps, whole runs, processes. Nothing here is a test."""

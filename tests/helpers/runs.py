@@ -8,7 +8,7 @@ from mmengine.fileio import dump
 from mmengine.runner import Runner
 from PIL import Image
 
-from ..models import BOXES, CLASSES, retinanet
+from .detection import BOXES, CLASSES, retinanet
 
 NAMES = tuple(f'class_{i}' for i in range(CLASSES))
 

@@ -8,11 +8,11 @@ import torch
 
 from man_mm.local import run_units, unroll
 
-from ..classification import batch as labelled
-from ..classification import classifier, make
-from ..models import FPN, batch, build, images, retinanet
-from ..training import SpyWrapper, Trainer, local_parameters, named, reached
-from .test_transparency import CONVNEXT, MAPS, MOBILENET, NORMED, PRETRAIN_SWIN, REGNET, SWIN, wrapped
+from ..helpers.backbones import CONVNEXT, MAPS, MOBILENET, NORMED, PRETRAIN_SWIN, REGNET, SWIN, wrapped
+from ..helpers.classification import batch as labelled
+from ..helpers.classification import classifier, make
+from ..helpers.detection import FPN, batch, build, images, retinanet
+from ..helpers.training import SpyWrapper, Trainer, local_parameters, named, reached
 
 DROPPING = {
     'convnext': (dict(MAPS, drop_path_rate=0.5), 'mmdet'),

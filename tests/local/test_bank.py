@@ -8,8 +8,10 @@ import torch
 
 from man_mm.local import FeatureBank
 
-from ..models import build, retinanet
-from ..training import SpyWrapper, Trainer, trainer
+from ..helpers.detection import build, retinanet
+from ..helpers.training import SpyWrapper, Trainer, trainer
+
+pytestmark = pytest.mark.usefixtures('device')
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import torch
 from mmengine.model import ExponentialMovingAverage, convert_sync_batchnorm, revert_sync_batchnorm
 from torch import nn
 
+from ..helpers.detection import batch, build, retinanet
 from ..helpers.runs import make_coco, run_config, runner
-from ..models import batch, build, retinanet
-from ..training import Trainer, assert_equal, named, trainer
+from ..helpers.training import Trainer, assert_equal, named, trainer
 
 
 def pickled(model):

@@ -5,9 +5,9 @@ import torch
 
 from man_mm.local import unit_shapes, unroll
 
-from ..classification import batch, classifier, make, resnet32
-from ..models import RESNET, build, images
-from ..training import Trainer, assert_equal
+from ..helpers.classification import batch, classifier, make, resnet32
+from ..helpers.detection import RESNET, build, images
+from ..helpers.training import Trainer, assert_equal
 
 ARCH = dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32)
 VIT = dict(type='VisionTransformer', arch=ARCH, img_size=64, patch_size=16)

@@ -8,9 +8,10 @@ import torch
 
 from man_mm.local import unroll
 
-from ..models import build
-from ..restoration import EDSR, NETS, SWINIR, batch, editor, make
-from ..training import Trainer
+from ..helpers.detection import build
+from ..helpers.device import DEVICE
+from ..helpers.restoration import EDSR, NETS, SWINIR, batch, editor, make
+from ..helpers.training import Trainer
 
 VARIANTS = {
     'edsr x2': EDSR,
@@ -26,7 +27,7 @@ VARIANTS = {
 
 
 def images(size=16):
-    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(DEVICE)
 
 
 def output(model):
@@ -81,7 +82,7 @@ def test_copies_of_a_model_are_whole(net, tail):
 def test_images_under_autocast_are_as_precise_as_the_networks_own(net):
     generator = make(editor(net, 3)).generator.eval()
     described = generator.unrolled
-    with torch.autocast('cpu', torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         expected = generator.backbone(images())
         got = described.finish(
             generator.backbone, *described.run(generator.backbone, 0, len(described.units), images())

@@ -11,15 +11,15 @@ from man_mm.analysis.module_rows import module_rows
 from man_mm.local import StageOutputs, Unit, Unrolled, register_unroll, run_units
 from man_mm.local.names import is_auxiliary_key
 
-from ..classification import batch as labelled
-from ..classification import classifier
-from ..classification import make as make_classifier
-from ..models import batch, build, images, retinanet
-from ..restoration import batch as pairs
-from ..restoration import editor
-from ..restoration import make as make_editor
-from ..training import SpyWrapper, Trainer, assert_equal, auxiliary_indices, reached
-from .test_transparency import check_mirrors
+from ..helpers.backbones import check_mirrors
+from ..helpers.classification import batch as labelled
+from ..helpers.classification import classifier
+from ..helpers.classification import make as make_classifier
+from ..helpers.detection import batch, build, images, retinanet
+from ..helpers.restoration import batch as pairs
+from ..helpers.restoration import editor
+from ..helpers.restoration import make as make_editor
+from ..helpers.training import SpyWrapper, Trainer, assert_equal, auxiliary_indices, reached
 
 REST = dict(cut_stage=False)  # of ResNet-18, modules that end in one stage then have the same auxiliaries
 PYRAMID = dict(type='man_mm.DGLPyramid', channels=8, head='private')

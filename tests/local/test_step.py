@@ -8,8 +8,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from man_mm.local import StageOutputs, Unit, Unrolled, listen_to_phases, register_unroll
 
-from ..models import batch, build, retinanet
-from ..training import SpyWrapper, Trainer, auxiliary_indices, local_parameters, named, reached, trainer
+from ..helpers.detection import batch, build, retinanet
+from ..helpers.training import SpyWrapper, Trainer, auxiliary_indices, local_parameters, named, reached, trainer
 
 
 def test_a_profile_of_a_step_names_every_module_and_phase():

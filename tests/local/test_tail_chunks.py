@@ -5,9 +5,9 @@ import torch
 
 from man_mm.analysis.memory import PeakMemory, training_tensors
 
-from ..models import build, retinanet
-from ..restoration import batch, editor, make
-from ..training import Trainer
+from ..helpers.detection import build, retinanet
+from ..helpers.restoration import batch, editor, make
+from ..helpers.training import Trainer
 
 
 def step(tail_chunks, num=5):

@@ -6,8 +6,8 @@ import torch
 from man_mm.local import StageOutputs, Unit, Unrolled, copy_layers, register_unroll, unroll
 from man_mm.local.dry_run import activation_bytes
 
-from ..models import RESNET, build, images
-from .test_transparency import ALL
+from ..helpers.backbones import ALL
+from ..helpers.detection import RESNET, build, images
 
 
 @pytest.mark.parametrize('name', ALL)

@@ -12,7 +12,7 @@ import torch
 
 import man_mm  # noqa: F401  (lets torch read MMEngine's checkpoints)
 
-from ..docs.commands import ROOT
+from ..helpers.commands import ROOT
 
 EXAMPLE = ROOT / 'projects/example'
 OLD_STYLE = 'retinanet_plainnet_man_k3_shapes.py'

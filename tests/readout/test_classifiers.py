@@ -8,8 +8,10 @@ from mmengine.registry import DefaultScope
 from mmpretrain.structures import DataSample
 from torch.nn import functional as F
 
-from ..classification import batch, classifier, make
-from ..training import Trainer
+from ..helpers.classification import batch, classifier, make
+from ..helpers.training import Trainer
+
+pytestmark = pytest.mark.usefixtures('device')
 
 RESNET18 = dict(type='ResNet', depth=18, stem_channels=8, base_channels=8)
 VIT = dict(
@@ -110,8 +112,8 @@ def test_images_come_back_as_the_pixels_they_were():
 
 
 def test_rules_for_classification_are_refused_by_a_detector_with_their_names():
-    from ..models import batch as boxes
-    from ..models import build, retinanet
+    from ..helpers.detection import batch as boxes
+    from ..helpers.detection import build, retinanet
 
     cfg = retinanet(2, backbone=dict(out_indices=(0, 1, 2, 3)))
     cfg['backbone']['auxiliary'] = dict(

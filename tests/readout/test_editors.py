@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from man_mm.local.names import is_auxiliary_key
 
-from ..restoration import NETS, batch, editor, make
-from ..training import SpyWrapper, Trainer, assert_equal, reached
+from ..helpers.restoration import NETS, batch, editor, make
+from ..helpers.training import SpyWrapper, Trainer, assert_equal, reached
 
 LIGHT = dict(
     upsample=dict(type='pixel_shuffle', in_channels=8, out_channels=3, scale_factor=2, upsample_kernel=3),

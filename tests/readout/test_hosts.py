@@ -7,8 +7,8 @@ import torch
 from mmdet.models import RetinaNet
 from torch import nn
 
-from ..models import batch, build, retinanet
-from ..training import Trainer, gradients, trainer
+from ..helpers.detection import batch, build, retinanet
+from ..helpers.training import Trainer, gradients, trainer
 
 
 def test_an_interrupted_run_leaves_no_trace_in_the_next_one():

@@ -7,8 +7,8 @@ from mmengine.structures import InstanceData, PixelData
 
 from man_mm.readout import build_readout
 
-from ..models import build, local_backbone
-from ..training import SpyWrapper, Trainer, local_parameters, reached
+from ..helpers.detection import build, local_backbone
+from ..helpers.training import SpyWrapper, Trainer, local_parameters, reached
 
 SIZE = 64
 CLASSES = 3

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from man_mm.runs.bfloat16_ops import FEATURE_OPS, LOSSES_AND_BOXES, compute_bfloat16_in_float32
 from man_mm.runs.patches import apply_patches, undo_patches
 
-from ..models import batch, build
-from ..readout.test_detectors import detector
+from ..helpers.detection import batch, build
+from ..helpers.detectors import detector
 
 HALF = torch.bfloat16
 

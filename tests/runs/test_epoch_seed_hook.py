@@ -7,7 +7,7 @@ import torch
 
 from man_mm.runs import EpochSeedHook
 
-from ..training import fake_runner
+from ..helpers.training import fake_runner
 
 
 def test_an_epochs_random_numbers_repeat_and_no_two_epochs_share_theirs():

@@ -5,8 +5,8 @@ from mmengine.config import Config
 
 from man_mm.runs.misspelt_keys import misspelt_keys, unmatched_custom_keys
 
+from ..helpers.detection import RESNET, build, retinanet
 from ..helpers.runs import run_config
-from ..models import RESNET, build, retinanet
 
 
 @pytest.mark.parametrize(

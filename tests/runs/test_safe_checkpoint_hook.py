@@ -15,10 +15,10 @@ from mmengine.registry import HOOKS
 from man_mm.runs import SafeCheckpointHook
 from man_mm.runs.safe_checkpoint_hook import _WholeFiles
 
+from ..helpers.detection import retinanet
+from ..helpers.processes import call
 from ..helpers.runs import make_coco, run_config, runner
-from ..models import retinanet
-from ..processes import call
-from ..training import assert_equal
+from ..helpers.training import assert_equal
 
 SAFE, UPSTREAM = 'man_mm.SafeCheckpointHook', 'CheckpointHook'
 LIMIT = 1_000_000  # bytes; a checkpoint of the tiny detector has three times as many

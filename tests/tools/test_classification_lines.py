@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from ..datasets.test_classification import pictures, write_cifar10
-from .test_command_lines import ROOT, python
+from ..helpers.processes import ROOT, python
 
 CONFIG = ROOT / 'configs/dgl/resnet32_dgl_k2_cifar10.py'
 

@@ -1,28 +1,14 @@
 """The command lines, run as a user runs them."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
+import pytest
 import torch
 
-from ..models import batch, build, retinanet
+from ..helpers.detection import batch, build, retinanet
+from ..helpers.processes import ROOT, python, run
 
-ROOT = Path(__file__).parents[2]
 MAN = 'configs/man/retinanet_r34_man_k17_coco.py'
-
-
-def run(*command, cwd=ROOT, **env):
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), **env}
-    env['PATH'] = f'{Path(sys.executable).parent}:{env["PATH"]}'
-    return subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, check=False
-    )
-
-
-def python(tool, *arguments, **options):
-    return run(sys.executable, ROOT / 'tools' / tool, *arguments, **options)
 
 
 def test_train_without_data_says_in_one_sentence_what_is_missing_and_where_it_goes(tmp_path):
@@ -84,6 +70,7 @@ def test_shell_launchers_explain_missing_arguments():
         assert result.returncode != 0 and 'usage' in result.stderr
 
 
+@pytest.mark.cpu_only('two processes need two GPUs')
 def test_two_processes_train_through_the_launcher(tmp_path):
     data = f'{tmp_path}/shapes/'
     drawn = python('dataset_tools/make_shapes.py', '--out', data, '--num-train', 4, '--num-val', 2)

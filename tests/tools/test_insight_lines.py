@@ -18,8 +18,8 @@ from mmengine.config import Config
 
 from man_mm.analysis.trained import load_trained
 
-from .. import runs
 from ..datasets.test_classification import pictures, write_cifar10
+from ..helpers import runs
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools/analysis_tools'

@@ -13,12 +13,12 @@ import torch
 from man_mm.analysis.measure import POINTS
 from man_mm.analysis.memory import KINDS
 
-from ..classification import classifier
+from ..helpers.classification import classifier
+from ..helpers.detection import retinanet
+from ..helpers.detectors import detector
+from ..helpers.processes import ROOT, python
 from ..helpers.runs import make_coco, run_config, write_config
-from ..models import retinanet
-from ..readout.test_detectors import detector
-from ..steps import step_config
-from .test_command_lines import ROOT, python
+from ..helpers.steps import step_config
 
 TOOLS = ROOT / 'tools/analysis_tools'
 MEMORY = {

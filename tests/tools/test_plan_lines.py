@@ -9,9 +9,9 @@ from mmengine.runner import Runner
 
 from man_mm.analysis.planner import make_plan
 
+from ..helpers.detection import FPN, RETINA_HEAD, retinanet
+from ..helpers.processes import python
 from ..helpers.runs import make_coco, run_config, write_config
-from ..models import FPN, RETINA_HEAD, retinanet
-from .test_command_lines import python
 
 SLIM = dict(
     type='man_mm.SlimSLM',

@@ -17,11 +17,11 @@ from mmpretrain import inference_model
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from .. import classification, restoration
+from ..helpers import classification, restoration
+from ..helpers.detection import build, images, retinanet
+from ..helpers.processes import ROOT
 from ..helpers.runs import make_coco, run_config, runner
-from ..models import build, images, retinanet
-from ..training import assert_equal
-from .test_command_lines import ROOT
+from ..helpers.training import assert_equal
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 ZOO = 'resnet18_8xb16_cifar10'

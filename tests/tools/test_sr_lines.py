@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
-from ..training import assert_equal
-from .test_command_lines import ROOT, python
+from ..helpers.processes import ROOT, python
+from ..helpers.training import assert_equal
 
 CONFIG = ROOT / 'configs/man/edsr_x2_man_k4_photos.py'
 

@@ -3,7 +3,7 @@
 import torch
 from mmagic.structures import DataSample
 
-from .models import build
+from .detection import build
 
 EDSR = dict(type='EDSRNet', in_channels=3, out_channels=3, mid_channels=8, num_blocks=4, upscale_factor=2)
 SWINIR = dict(
@@ -45,7 +45,7 @@ def batch(num=2, size=16, scale=2, channels=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
 
     def image(side):
-        return torch.randint(0, 256, (channels, side, side), generator=generator, dtype=torch.uint8)
+        return torch.randint(0, 256, (channels, side, side), generator=generator, dtype=torch.uint8, device='cpu')
 
     pairs = [(image(size), image(size * scale)) for _ in range(num)]
     return dict(inputs=[low for low, _ in pairs], data_samples=[DataSample(gt_img=high) for _, high in pairs])

@@ -13,11 +13,11 @@ from man_mm.engine.pipeline.alone import alone, group_of_one
 from man_mm.engine.pipeline.checks import refuse_split_data
 from man_mm.runs.compat import prepare_cpu_processes
 
-from ..classification import batch as labelled
-from ..classification import classifier, make
-from ..helpers.runs import run_config, runner
-from ..models import batch, build, retinanet
-from ..training import Trainer, fake_runner
+from .classification import batch as labelled
+from .classification import classifier, make
+from .detection import batch, build, retinanet
+from .runs import run_config, runner
+from .training import Trainer, fake_runner
 
 WORLD = 2
 STEPS = 4

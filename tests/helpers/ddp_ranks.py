@@ -7,17 +7,17 @@ import torch
 import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
-from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from man_mm.engine import LocalAmpOptimWrapper, LocalDistributedDataParallel
 
-from ..classification import batch as labelled
-from ..classification import classifier, make
-from ..models import batch, build, retinanet
-from ..training import SpyWrapper, Trainer
+from .classification import batch as labelled
+from .classification import classifier, make
+from .detection import batch, build, retinanet
+from .precision import mixed_precision_for_tests
+from .training import SpyWrapper, Trainer
 
 WORLD = 2
 WRAPPERS = {
@@ -76,11 +76,12 @@ def after_steps(run, first, num):
     return dict(run.host.state_dict())
 
 
-def mixed(ddp):
-    """The same, in bfloat16 with a loss scale; MMEngine asserts an accelerator, so it is told that there is one."""
-    amp_optimizer_wrapper.is_cuda_available = lambda: True
-    amp_optimizer_wrapper.GradScaler = functools.partial(torch.amp.GradScaler, 'cpu')
-    return detector(ddp=ddp, wrapper=LocalAmpOptimWrapper, dtype='bfloat16', loss_scale=dict(init_scale=2.0**10))
+def mixed_gradients(ddp, data):
+    """Gradients of a step in bfloat16 with a loss scale."""
+    with mixed_precision_for_tests():
+        run = detector(ddp=ddp, wrapper=LocalAmpOptimWrapper, dtype='bfloat16', loss_scale=dict(init_scale=2.0**10))
+        run.step(data)
+    return run.gradients
 
 
 class SyncedNorm(nn.BatchNorm2d):
@@ -154,9 +155,7 @@ def scenarios(rank, ddp):
     results['sizes'] = run.gradients
     for name, options in STEPS.items():
         results[name] = after_steps(detector(ddp=ddp, **options), rank, 1)
-    run = mixed(ddp)
-    run.step(batch(1, first=rank))
-    results['mixed'] = run.gradients
+    results['mixed'] = mixed_gradients(ddp, batch(1, first=rank))
     run = synchronised(ddp)
     run.step(batch(1, first=rank))
     results['synchronised norms'] = run.gradients

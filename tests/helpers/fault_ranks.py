@@ -8,10 +8,9 @@ import torch
 import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
 
-from ..models import batch, build, retinanet
-from ..readout.test_detectors import detector
-from ..training import Trainer
-from .test_setup_errors import poison
+from .detection import batch, build, retinanet
+from .detectors import detector
+from .training import Trainer, poison
 
 WORLD = 2
 BATCHES = {

@@ -7,6 +7,8 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 
+from .device import DEVICE
+
 CLASSES = 3
 BOXES = ((4.0, 6.0, 28.0, 40.0), (20.0, 10.0, 60.0, 50.0), (30.0, 34.0, 44.0, 52.0))
 
@@ -38,12 +40,12 @@ TEST_CFG = dict(nms_pre=50, min_bbox_size=0, score_thr=0.01, nms=dict(type='nms'
 
 
 def build(cfg, seed=0, scope='mmdet'):
-    """Build from a config the way a Runner does, with initialised weights that depend on `seed` alone."""
+    """Build from a config the way a Runner does, on the tests' device; `seed` alone decides the initial weights."""
     torch.manual_seed(seed)
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(ConfigDict(copy.deepcopy(cfg)))
         model.init_weights()
-    return model
+    return model.to(DEVICE)
 
 
 def local_backbone(backbone=None, num_modules=4, auxiliary=None, neck=FPN, **options):
@@ -74,8 +76,9 @@ def retinanet(num_modules=4, backbone=None, auxiliary=None, **options):
 
 
 def images(num=2, size=64, seed=0):
-    """Normalised images (N, 3, size, size)."""
-    return torch.randn(num, 3, size, size, generator=torch.Generator().manual_seed(seed))
+    """Normalised images (N, 3, size, size) on the tests' device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(num, 3, size, size, generator=generator, device='cpu').to(DEVICE)
 
 
 def sample(index=0, boxes=BOXES, size=64):
@@ -89,7 +92,7 @@ def sample(index=0, boxes=BOXES, size=64):
     labels = torch.arange(len(boxes)) % CLASSES
     data_sample.gt_instances = InstanceData(bboxes=torch.tensor(boxes).reshape(-1, 4), labels=labels)
     data_sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=labels[:0])
-    return torch.randint(0, 256, (3, size, size), generator=generator, dtype=torch.uint8), data_sample
+    return torch.randint(0, 256, (3, size, size), generator=generator, dtype=torch.uint8, device='cpu'), data_sample
 
 
 def batch(num=2, first=0, **options):

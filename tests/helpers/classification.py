@@ -3,7 +3,7 @@
 import torch
 from mmpretrain.structures import DataSample
 
-from .models import build
+from .detection import build
 
 CLASSES = 10
 RULES = {
@@ -56,9 +56,8 @@ def batch(num=4, size=16, labels=None, channels=3, seed=0):
     """Images and their classes, as a data loader hands them out."""
     generator = torch.Generator().manual_seed(seed)
     labels = list(range(num)) if labels is None else labels
+    shape, kind = (channels, size, size), dict(dtype=torch.uint8, device='cpu')
     return dict(
-        inputs=[
-            torch.randint(0, 256, (channels, size, size), generator=generator, dtype=torch.uint8) for _ in range(num)
-        ],
+        inputs=[torch.randint(0, 256, shape, generator=generator, **kind) for _ in range(num)],
         data_samples=[DataSample().set_gt_label(label) for label in labels],
     )

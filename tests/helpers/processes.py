@@ -5,12 +5,13 @@ import multiprocessing
 import os
 import runpy
 import socket
+import subprocess
 import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(
     ['mmdet.models', 'mmdet.datasets', 'man_mm.engine', 'man_mm.auxiliary', 'man_mm.readout']
@@ -46,6 +47,20 @@ def tool(name, *arguments, folder):
     return Result(code, log.read_text())
 
 
+def run(*command, cwd=ROOT, **env):
+    """Run a command with this checkout on the path; returns the finished process with its output."""
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), **env}
+    env['PATH'] = f'{Path(sys.executable).parent}:{env["PATH"]}'
+    return subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
+
+
+def python(tool, *arguments, **options):
+    """Run a command line of `tools/` in a Python of its own, from the root of the checkout unless `cwd` is given."""
+    return run(sys.executable, ROOT / 'tools' / tool, *arguments, **options)
+
+
 def free_port():
     """A port that nobody listens to."""
     with socket.socket() as free:
@@ -54,11 +69,9 @@ def free_port():
 
 
 def _one_thread(function, *arguments):
-    import torch
-    from mmdet.utils import register_all_modules
+    from .device import use_exact_kernels
 
-    torch.set_num_threads(1)
-    register_all_modules(init_default_scope=False)
+    use_exact_kernels()
     function(*arguments)
 
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from .classification import classifier, make
-from .models import build
+from ..helpers.classification import classifier, make
+from ..helpers.detection import build
+
+pytestmark = pytest.mark.usefixtures('device')
 
 RESNET32 = dict(type='man_mm.CIFARResNet', depth=32)
 

@@ -7,8 +7,8 @@ from mmengine.optim import OptimWrapper
 from man_mm.analysis.memory import PeakMemory, training_tensors
 from man_mm.engine import ActivationCheckpointHook, FeatureBankHook, LocalOptimWrapper
 
-from ..models import batch, build, retinanet
-from ..training import SavedTensors
+from .detection import batch, build, retinanet
+from .training import SavedTensors
 
 LEVELS = 5
 PRIVATE = dict(head='private')

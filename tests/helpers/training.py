@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 
 from man_mm.engine import FeatureBankHook, LocalOptimWrapper
 
-from .models import batch, build, retinanet
+from .detection import batch, build, retinanet
 
 
 class SpyWrapper(LocalOptimWrapper):
@@ -148,6 +148,11 @@ class SavedTensors:
 
     def watch(self):
         return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda saved: saved.tensor)
+
+
+def poison(module):
+    """Make a module's output NaN."""
+    return module.register_forward_hook(lambda _, args, out: tuple(level * float('nan') for level in out))
 
 
 def fake_runner(**parts):

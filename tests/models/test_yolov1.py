@@ -10,8 +10,11 @@ from mmengine.config import ConfigDict
 from mmengine.optim import OptimWrapper
 from mmengine.structures import InstanceData
 
-from .models import CLASSES, FPN, PREPROCESSOR, RESNET, batch, build, local_backbone, sample
-from .training import Trainer, assert_equal, named
+from ..helpers.detection import CLASSES, FPN, PREPROCESSOR, RESNET, batch, build, local_backbone, sample
+from ..helpers.device import DEVICE
+from ..helpers.training import Trainer, assert_equal, named
+
+pytestmark = pytest.mark.usefixtures('device')
 
 NMS = dict(type='nms', iou_threshold=0.5)
 TEST_CFG = dict(score_thr=0.05, nms_pre=50, nms=NMS, max_per_img=10)
@@ -144,7 +147,7 @@ def test_half_precision_maps_and_box_types_are_read():
     maps = [part.half() * 300 for part in predictions()]
     assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses(maps, OBJECTS).values())
     model = build(yolo()).train()
-    with torch.autocast('cpu', torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         result = model(**model.data_preprocessor(batch(), True), mode='loss')
     assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in result.values())
 
@@ -278,8 +281,10 @@ def pictures(num=4, size=128):
     images, samples = [], []
     for index in range(num):
         generator = torch.Generator().manual_seed(index)
-        corners = torch.tensor([(0, 0), (64, 0), (0, 64)]) + torch.randint(0, 20, (3, 2), generator=generator)
-        boxes = torch.cat([corners, corners + torch.randint(18, 44, (3, 2), generator=generator)], 1).float().tolist()
+        with torch.device(generator.device):
+            corners = torch.tensor([(0, 0), (64, 0), (0, 64)]) + torch.randint(0, 20, (3, 2), generator=generator)
+            ends = corners + torch.randint(18, 44, (3, 2), generator=generator)
+        boxes = torch.cat([corners, ends], 1).float().tolist()
         image, data_sample = sample(index, boxes, size)
         image.fill_(110)
         for (x1, y1, x2, y2), label in zip(data_sample.gt_instances.bboxes.int().tolist(), range(3), strict=True):
