@@ -30,7 +30,7 @@ $(STAMP): requirements/constraints.txt requirements/stack.txt requirements/sr.tx
 	touch $@
 
 demo: setup
-	$(PY) tools/demo.py
+	$(PY) benchmarks/demo/demo.py
 
 test: setup
 	$(PY) -m pytest -n auto --dist loadfile -m 'not long'  # a worker a core; tests run on one thread

@@ -38,7 +38,11 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_file_and_test_that_a_page_names_exists(page):
     spans = re.findall(r'`([^`\n]+)`', page.read_text())
-    files = [span for span in spans if re.fullmatch(r'(configs|docs|man_mm|requirements|tests|tools)/[\w/.-]+', span)]
+    files = [
+        span
+        for span in spans
+        if re.fullmatch(r'(benchmarks|configs|docs|man_mm|requirements|tests|tools)/[\w/.-]+', span)
+    ]
     assert [file for file in files if not (ROOT / file).exists()] == []
     tests = {name for span in spans for name in re.findall(r'::(test_\w+)', span)}
     assert tests - set(all_tests()) == set()

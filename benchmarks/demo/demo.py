@@ -17,13 +17,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import demo_pictures as pictures
 import torch
-from demo_phases import Phases, run_python
+from drawing import as_xywh, count_images, draw_curves, draw_detections, pick_images
 from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import find_latest_checkpoint
+from phases import Phases, run_python
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +32,7 @@ from man_mm.analysis.cost import step_cost, step_seconds
 from man_mm.analysis.scalars import read_scalars
 from man_mm.analysis.step import TrainStep
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OUT = Path('work_dirs/demo')
 CONFIGS = {
     'BP': 'configs/demo/retinanet_r18_bp_shapes.py',
@@ -87,14 +87,14 @@ def detect(cfg: Config, work_dir: Path, files: list[str], device: str) -> list:
         model = init_detector(cfg, find_latest_checkpoint(str(work_dir)), device=device)
         results = [result.pred_instances.cpu().numpy() for result in inference_detector(model, files)]
     sure = [result[result.scores >= SCORE_THRESHOLD] for result in results]
-    return [(pictures.as_xywh(found.bboxes), found.labels.tolist(), found.scores.tolist()) for found in sure]
+    return [(as_xywh(found.bboxes), found.labels.tolist(), found.scores.tolist()) for found in sure]
 
 
 def draw(configs: dict[str, Config], runs: dict, device: str) -> None:
     """Write detections.png and curves.png."""
     data = configs['BP'].val_dataloader.dataset
     root = Path(data.data_root)
-    images = pictures.pick_images(root / data.ann_file, NUM_PICTURES, MIN_OBJECTS)
+    images = pick_images(root / data.ann_file, NUM_PICTURES, MIN_OBJECTS)
     files = [str(root / data.data_prefix.img / image['file_name']) for image in images]
     found = {
         f'{name} (score > {SCORE_THRESHOLD})': detect(cfg, OUT / name.lower(), files, device)
@@ -104,8 +104,8 @@ def draw(configs: dict[str, Config], runs: dict, device: str) -> None:
         name: tuple(channel / 255 for channel in colour)
         for name, colour in zip(data.metainfo.classes, data.metainfo.palette, strict=True)
     }
-    pictures.draw_detections(OUT / 'detections.png', root / data.data_prefix.img, images, found, classes)
-    pictures.draw_curves(OUT / 'curves.png', runs)
+    draw_detections(OUT / 'detections.png', root / data.data_prefix.img, images, found, classes)
+    draw_curves(OUT / 'curves.png', runs)
 
 
 def as_table(rows: dict[str, dict[str, float]], title: str) -> Table:
@@ -155,7 +155,7 @@ def run_phases(phases: Phases) -> None:
     make = ['tools/dataset_tools/make_shapes.py', '--out', bp.data_root]
     run_python(make, OUT / 'data.log', lambda line: console.print(f'  {line.rstrip()}', markup=False))
     datasets = [loader.dataset for loader in (bp.train_dataloader, bp.val_dataloader)]
-    num_images = [pictures.count_images(Path(data.data_root) / data.ann_file) for data in datasets]
+    num_images = [count_images(Path(data.data_root) / data.ann_file) for data in datasets]
 
     phases.start(measuring)
     measured = measure(configs, device)
