@@ -14,7 +14,7 @@ export PIP_FIND_LINKS := $(strip $(abspath $(WHEELS)) $(PIP_FIND_LINKS))
 
 setup: $(STAMP)
 
-$(STAMP): requirements/constraints.txt requirements/stack.txt requirements/sr.txt requirements/tests.txt requirements/docs.txt requirements/analysis.txt setup.py
+$(STAMP): requirements/constraints.txt requirements/stack.txt requirements/sr.txt requirements/tests.txt requirements/docs.txt requirements/analysis.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), f"Python 3.11 is needed, found {sys.version}; set PYTHON="'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo '== 1/3 torch =='
