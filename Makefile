@@ -1,5 +1,6 @@
 # make demo: train a small RetinaNet with MAN and by back-propagation, end with a table and pictures
-# make test: run the test suite                                 make setup: what both need, once
+# make test: run the test suite                                 make setup: what all need, once
+# make lint: format, lint, types, spelling, documentation       make check: lint and test
 # make docs: build the documentation to docs/_build/html
 PYTHON ?= python3.11
 VENV := .venv
@@ -10,7 +11,7 @@ STAMP := $(VENV)/.set-up
 WHEELS ?= $(wildcard ../shared/wheels)
 export PIP_FIND_LINKS := $(strip $(abspath $(WHEELS)) $(PIP_FIND_LINKS))
 
-.PHONY: setup demo test test-long docs check format clean
+.PHONY: setup demo test test-long lint docs check format clean
 
 setup: $(STAMP)
 
@@ -42,12 +43,14 @@ docs: setup
 	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
 
-check: setup
+lint: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/codespell
-	$(MAKE) test
+	$(MAKE) docs
+
+check: lint test
 
 format: setup
 	$(VENV)/bin/ruff format .

@@ -34,8 +34,8 @@ class LocalOptimWrapper(OptimWrapper):
             the next one's backward: its gradients are averaged over the processes in the meantime.
         clip_grad: As in `OptimWrapper`; `per_module=True` clips every module with its auxiliary, and the rest of the
             model, by a norm of its own instead of one norm over all. The log tells these norms before clipping, and
-            those of the neck and of each head apart (`grad_norm/neck`; `grad_norm/backbone_tail`: layers behind the last
-            unit).
+            those of the neck and of each head apart (`grad_norm/neck`; `grad_norm/backbone_tail`: layers after the
+            last unit).
 
     Raises:
         ValueError: If `eager_step` meets accumulation, clipping over all parameters, a loss scaler or plain DDP.
