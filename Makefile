@@ -1,5 +1,6 @@
 # make demo: train a small RetinaNet with MAN and by back-propagation, end with a table and pictures
-# make test: run the test suite                                 make setup: what both need, once
+# make test: run the test suite                                 make setup: what all need, once
+# make lint: format, lint, types, spelling, documentation       make check: lint and test
 # make docs: build the documentation to docs/_build/html
 PYTHON ?= python3.11
 VENV := .venv
@@ -10,11 +11,11 @@ STAMP := $(VENV)/.set-up
 WHEELS ?= $(wildcard ../shared/wheels)
 export PIP_FIND_LINKS := $(strip $(abspath $(WHEELS)) $(PIP_FIND_LINKS))
 
-.PHONY: setup demo test test-long docs check format clean
+.PHONY: setup demo test test-long lint docs check format clean
 
 setup: $(STAMP)
 
-$(STAMP): requirements/constraints.txt requirements/stack.txt requirements/sr.txt requirements/tests.txt requirements/docs.txt requirements/analysis.txt setup.py
+$(STAMP): requirements/constraints.txt requirements/stack.txt requirements/sr.txt requirements/tests.txt requirements/docs.txt requirements/analysis.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), f"Python 3.11 is needed, found {sys.version}; set PYTHON="'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo '== 1/3 torch =='
@@ -30,7 +31,7 @@ $(STAMP): requirements/constraints.txt requirements/stack.txt requirements/sr.tx
 	touch $@
 
 demo: setup
-	$(PY) tools/demo.py
+	$(PY) benchmarks/demo/demo.py
 
 test: setup
 	$(PY) -m pytest -n auto --dist loadfile -m 'not long'  # a worker a core; tests run on one thread
@@ -42,12 +43,14 @@ docs: setup
 	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
 
-check: setup
+lint: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/codespell
-	$(MAKE) test
+	$(MAKE) docs
+
+check: lint test
 
 format: setup
 	$(VENV)/bin/ruff format .

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from hosts import host_of
+from host_libraries import host_library_of
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
@@ -61,7 +61,7 @@ def load_config(args: argparse.Namespace) -> Config:
         for sentence in misspelt_keys(cfg):
             print(f'Warning: {sentence}', file=sys.stderr)
     refuse_unknown_wrapper(cfg)
-    host_of(cfg).set_loader_defaults()
+    host_library_of(cfg).set_loader_defaults()
     prepare_cpu_processes(cfg)
     return cfg
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from common import add_common_arguments, load_config
-from hosts import host_of
+from host_libraries import host_library_of
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -39,7 +39,7 @@ def main() -> None:
     missing = missing_data(cfg, ('test_dataloader',))
     if missing:
         sys.exit(missing)
-    host = host_of(cfg)
+    host = host_library_of(cfg)
     if args.show or args.show_dir:
         host.show(args)
     if args.tta:

@@ -1,4 +1,4 @@
-# A protocol for two CPU cores, laid over a CIFAR-10 config by tools/benchmarks/cifar10.py: the first 10,000 training
+# A protocol for two CPU cores, laid over a CIFAR-10 config by benchmarks/cifar10.py: the first 10,000 training
 # images, shrunk to 16 x 16 px, batch 64, 6 epochs. Learning rates are chosen on the last 5,000 training images.
 train_dataloader = dict(
     batch_size=64,

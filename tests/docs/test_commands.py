@@ -40,7 +40,7 @@ OUTPUTS = {
 LAUNCHERS = {'dist_train.sh': 'train.py', 'dist_test.sh': 'test.py', 'slurm_train.sh': 'train.py'}
 LAUNCH = 'torchrun() { printf "%s\\n" "$@"; }; srun() { torchrun "$@"; }; source "$0" "$@"'
 """Runs a launcher up to the program that would start the processes, and prints with what."""
-FOLDERS = ('configs', 'docs', 'requirements', 'tests', 'tools')
+FOLDERS = ('benchmarks', 'configs', 'docs', 'requirements', 'tests', 'tools')
 
 
 class Parsed(BaseException):
@@ -49,7 +49,7 @@ class Parsed(BaseException):
 
 @pytest.fixture
 def tool(monkeypatch):
-    """Run a tool in this process as `python tools/...` does; until its arguments are parsed, or to its end."""
+    """Run a tool in this process as `python PATH` does; until its arguments are parsed, or to its end."""
     parse_args, register = argparse.ArgumentParser.parse_args, Registry._register_module
 
     def register_again(self, module, module_name=None, force=True):

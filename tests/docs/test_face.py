@@ -1,6 +1,7 @@
 """What the repository shows: links that lead somewhere, citation, model index, pre-commit hooks, licence."""
 
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -38,7 +39,11 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_file_and_test_that_a_page_names_exists(page):
     spans = re.findall(r'`([^`\n]+)`', page.read_text())
-    files = [span for span in spans if re.fullmatch(r'(configs|docs|man_mm|requirements|tests|tools)/[\w/.-]+', span)]
+    files = [
+        span
+        for span in spans
+        if re.fullmatch(r'(benchmarks|configs|docs|man_mm|requirements|tests|tools)/[\w/.-]+', span)
+    ]
     assert [file for file in files if not (ROOT / file).exists()] == []
     tests = {name for span in spans for name in re.findall(r'::(test_\w+)', span)}
     assert tests - set(all_tests()) == set()
@@ -87,4 +92,5 @@ def test_every_pre_commit_hook_runs_a_tool_of_the_set_up():
 def test_the_licence_is_the_one_that_the_package_names():
     text = (ROOT / 'LICENSE').read_text()
     assert 'Apache License' in text and 'Version 2.0, January 2004' in text
-    assert "license='Apache-2.0'" in (ROOT / 'setup.py').read_text()
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    assert project['license'] == {'text': 'Apache-2.0'}

@@ -2,6 +2,7 @@
 
 import sys
 
+import matplotlib.image
 import pytest
 import torch
 
@@ -48,6 +49,14 @@ def test_show_partition_lists_every_module_with_its_taps():
     rows = [line for line in result.stdout.splitlines() if 'layer' in line or 'stem' in line]
     assert len(rows) == 17
     assert 'layer1 layer2 layer3' in rows[-1] and 'layer4' in rows[-1]
+
+
+def test_a_partition_is_drawn(tmp_path):
+    picture = tmp_path / 'new/partition.png'
+    result = python('analysis_tools/show_partition.py', 'configs/man/resnet32_man_k4_cifar10.py', '--out', picture)
+    assert result.returncode == 0 and 'K = 4' in result.stdout
+    pixels = matplotlib.image.imread(picture)[..., :3]
+    assert pixels.std() > 0.02 and (pixels.max(2) - pixels.min(2)).max() > 0.3  # something, in colours too
 
 
 def test_stripped_checkpoint_loads_strictly_into_the_plain_model_and_predicts_the_same(tmp_path):

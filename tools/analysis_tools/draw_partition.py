@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib
+
+matplotlib.use('Agg')  # no display needed
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
-from style import INK, PALETTE, save, shades
 
 from man_mm.analysis.module_rows import ModuleRow
 
 __all__ = ['draw_partition']
+
+INK, GREEN = '#222222', '#009e73'
 
 UNIT_WIDTH = 0.42
 """Inches."""
@@ -52,10 +57,12 @@ def draw_partition(
         arrow(axis, end - 0.25, UNIT_TOP + 0.05, top - 0.02, INK)
         if row.reads:
             lowest = min(level[tap] for tap in row.reads)
-            arrow(axis, left + READER, lowest, top - 0.02, PALETTE['green'])
+            arrow(axis, left + READER, lowest, top - 0.02, GREEN)
             for tap in row.reads:
-                axis.plot(left + READER, level[tap], 'o', color=PALETTE['green'], markersize=4)
-    save(figure, picture)
+                axis.plot(left + READER, level[tap], 'o', color=GREEN, markersize=4)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=140)
+    plt.close(figure)
 
 
 def draw_units(axis: Axes, rows: Sequence[ModuleRow]) -> list[int]:
@@ -83,9 +90,14 @@ def draw_taps(
         y = level[tap]
         readers = [end - len(row.units) + READER for row, end in zip(rows, ends, strict=True) if tap in row.reads]
         right = max(readers)
-        axis.plot([x, x, right], [UNIT_TOP + 0.02, y, y], color=PALETTE['green'], linewidth=1.5)
+        axis.plot([x, x, right], [UNIT_TOP + 0.02, y, y], color=GREEN, linewidth=1.5)
         back = dict(facecolor='white', edgecolor='none', pad=1.5)  # an arrow may pass behind
-        axis.text(x - 0.12, y, tap, color=PALETTE['green'], fontsize=8, ha='right', va='center', bbox=back, zorder=4)
+        axis.text(x - 0.12, y, tap, color=GREEN, fontsize=8, ha='right', va='center', bbox=back, zorder=4)
+
+
+def shades(num: int) -> list[Any]:
+    """Colours for `num` modules in order; the brightest yellow, which paper swallows, is left out."""
+    return [matplotlib.colormaps['cividis'](0.85 * i / max(1, num - 1)) for i in range(num)]
 
 
 def box(

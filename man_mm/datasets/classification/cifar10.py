@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from mmengine.dist import is_main_process
 from mmpretrain.datasets import CIFAR10 as UpstreamCIFAR10
-from mmpretrain.datasets.utils import check_md5 as has_md5
 
 from ...keys import switch
 from ...registry import DATASETS
-from .arrays import check_labels
+from .files import check_file, check_labels
 
 __all__ = ['CIFAR10']
 
@@ -49,16 +48,7 @@ class CIFAR10(UpstreamCIFAR10):
             return
         for name, md5 in (*self.train_list, *self.test_list):
             path = osp.join(folder, name)
-            if not osp.isfile(path):
-                raise FileNotFoundError(
-                    f'{path} is missing (looked for below {osp.abspath(".")!r}). Unpack {self.url} into '
-                    f'{self.data_prefix["root"]!r}, or set dataset.data_root, or dataset.download=True.'
-                )
-            if md5 is not None and not has_md5(path, md5):
-                raise ValueError(
-                    f'{path} is not the official file: its md5 sum is not {md5}. If it holds the same images, packed '
-                    'anew, set dataset.check_md5=False.'
-                )
+            check_file(path, md5, f'Unpack {self.url} into {self.data_prefix["root"]!r}')
             if md5 is None:
                 _check_batch(path)
 
@@ -78,4 +68,4 @@ def _check_batch(path: str) -> None:
             f'{path} must hold data (N, 3072), uint8, and N labels, but holds data {images.shape}, {images.dtype}, and '
             f'labels {labels.shape}.'
         )
-    check_labels(labels, 0, 9, path)
+    check_labels(labels, path)

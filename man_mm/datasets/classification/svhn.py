@@ -1,53 +1,40 @@
 """SVHN, format 2: digits cropped from photographs of house numbers (Netzer et al., 2011)."""
 
-import os.path as osp
 from typing import Any, ClassVar
 
-import numpy as np
+from torchvision.datasets import SVHN as TorchvisionSVHN
 
 from ...registry import DATASETS
-from .arrays import ArrayDataset, check_labels, require_file
+from .torchvision_dataset import Arrays, TorchvisionDataset
 
 __all__ = ['SVHN']
 
-SOURCE = 'http://ufldl.stanford.edu/housenumbers/'
-
 
 @DATASETS.register_module()
-class SVHN(ArrayDataset):
-    """`{train,extra,test}_32x32.mat`: 73,257, 531,131 and 26,032 images of 32 x 32 px. See `ArrayDataset`.
+class SVHN(TorchvisionDataset):
+    """`{train,extra,test}_32x32.mat`: 73,257, 531,131 and 26,032 images of 32 x 32 px. See `TorchvisionDataset`.
 
-    The digit 0, which the files label 10, gets label 0.
+    The digit 0, which the files label 10, gets label 0. Reading them needs scipy.
     """
 
     METAINFO: ClassVar[dict[str, Any]] = {'classes': tuple('0123456789')}
     splits = ('train', 'extra', 'test')
+    size = 32
 
-    def load_arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """See `ArrayDataset.load_arrays`."""
-        from scipy.io import loadmat  # the only data set that needs scipy
+    def files(self) -> tuple[str, dict[str, str]]:
+        """See `TorchvisionDataset.files`."""
+        url, name, md5 = TorchvisionSVHN.split_list[self.split]
+        return f'Put {url} there', {name: md5}
 
-        path = require_file(osp.join(self.data_root, f'{self.split}_32x32.mat'), SOURCE)
-        try:
-            content = loadmat(path)
-        except Exception as error:  # scipy raises whatever its parser meets first
-            raise ValueError(
-                f'{path} cannot be read as a MATLAB file ({error}): it is cut off, or another file.'
-            ) from None
-        images, labels = content.get('X'), content.get('y')
-        if not _is_images(images) or labels is None or labels.size != images.shape[3]:
-            arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
-            found = {key: (value.shape, str(value.dtype)) for key, value in arrays.items()}
-            raise ValueError(
-                f'{path} must hold X (32, 32, 3, N), uint8, and y (N, 1), but holds {found}: it is another file, e.g. '
-                'of the uncropped format 1.'
-            )
-        labels = labels.reshape(-1).astype(np.int64)
-        check_labels(labels, 1, 10, path)
-        return np.ascontiguousarray(images.transpose(3, 0, 1, 2)), labels % 10
+    def read(self, download: bool) -> Arrays:
+        """See `TorchvisionDataset.read`."""
+        return _Reader(self.data_root, self.split, self.check_md5, download)
 
 
-def _is_images(images: Any) -> bool:
-    if not isinstance(images, np.ndarray) or images.ndim != 4:
-        return False
-    return images.shape[:3] == (32, 32, 3) and images.dtype == np.uint8 and images.size > 0
+class _Reader(TorchvisionSVHN):
+    """Torchvision's, whose check of md5 sums can be switched off."""
+
+    def __init__(self, root: str, split: str, check_md5: bool, download: bool) -> None:
+        if not check_md5:
+            self.split_list = {key: [url, name, None] for key, (url, name, _) in self.split_list.items()}
+        super().__init__(root, split, download=download)

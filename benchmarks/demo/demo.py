@@ -13,18 +13,19 @@ import shutil
 import statistics
 import sys
 import time
-import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import demo_pictures as pictures
 import torch
-from demo_phases import Phases, run_python
+from drawing import as_xywh, count_images, draw_curves, draw_detections, pick_images
 from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import find_latest_checkpoint
+from programs import run_python
 from rich.console import Console
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from man_mm.analysis.batches import first_batch
@@ -32,12 +33,19 @@ from man_mm.analysis.cost import step_cost, step_seconds
 from man_mm.analysis.scalars import read_scalars
 from man_mm.analysis.step import TrainStep
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OUT = Path('work_dirs/demo')
 CONFIGS = {
     'BP': 'configs/demo/retinanet_r18_bp_shapes.py',
     'MAN': 'configs/demo/retinanet_r18_man_k4_shapes.py',
 }
+PHASES = (
+    'drawing the data set',
+    'measuring a training step of both',
+    'training by BP',
+    'training by MAN',
+    'drawing the pictures',
+)
 TIMED_ROUNDS = 9
 NUM_PICTURES, MIN_OBJECTS, SCORE_THRESHOLD = 4, 4, 0.4
 METRICS = {'AP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'AP75': 'coco/bbox_mAP_75'}
@@ -45,7 +53,22 @@ STEP_LINE = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*?\bloss: 
 LOCAL_LOSS = re.compile(r'local_\d+/total: ([\d.]+|nan|inf)')
 AP_LINE = re.compile(r'Epoch\(val\)\s+\[(\d+)\]\[.*?bbox_mAP: (-?[\d.]+)')
 
-console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False)
+progress = Progress(console=console, transient=True, speed_estimate_period=120)  # shown on terminals only
+
+
+@contextlib.contextmanager
+def phase(name: str) -> Iterator[TaskID]:
+    """Announce a phase, and show that it is under way; how far, if the body updates the task."""
+    console.print(f'\n[{1 + PHASES.index(name)}/{len(PHASES)}] {name} ...', markup=False, style='bold')
+    task = progress.add_task(name, total=None)
+    try:
+        yield task
+    except Exception as error:
+        error.add_note(f'The demo failed while {name}. Logs: {OUT}')
+        raise
+    finally:
+        progress.remove_task(task)
 
 
 def measure(configs: dict[str, Config], device: str) -> dict[str, dict[str, float]]:
@@ -59,8 +82,8 @@ def measure(configs: dict[str, Config], device: str) -> dict[str, dict[str, floa
     return {name: dict(peak_bytes=peaks[name], step_seconds=taken[name]) for name in configs}
 
 
-def train(name: str, max_epochs: int, phases: Phases) -> None:
-    """Train one config as a user would, showing its progress."""
+def train(name: str, max_epochs: int, task: TaskID) -> None:
+    """Train one config as a user would, showing its progress, also as that of `task`."""
 
     def show(line: str) -> None:
         step, validated = STEP_LINE.search(line), AP_LINE.search(line)
@@ -68,8 +91,8 @@ def train(name: str, max_epochs: int, phases: Phases) -> None:
             epoch, done, of, loss = int(step[1]), int(step[2]), int(step[3]), float(step[4])
             local = ' '.join(f'{float(value):.2f}' for value in LOCAL_LOSS.findall(line))
             losses = f'loss {loss:.2f}' + (f', local {local}' if local else '')
-            left = phases.left((epoch - 1 + done / of) / max_epochs)
-            console.print(f'  {name:3}  epoch {epoch}/{max_epochs}  step {done:2}/{of}  {losses}  ({left})')
+            console.print(f'  {name:3}  epoch {epoch}/{max_epochs}  step {done:2}/{of}  {losses}')
+            progress.update(task, completed=(epoch - 1) * of + done, total=max_epochs * of)
         elif validated:
             console.print(
                 f'  {name:3}  epoch {validated[1]}/{max_epochs}  validation AP {100 * float(validated[2]):.1f}'
@@ -87,14 +110,14 @@ def detect(cfg: Config, work_dir: Path, files: list[str], device: str) -> list:
         model = init_detector(cfg, find_latest_checkpoint(str(work_dir)), device=device)
         results = [result.pred_instances.cpu().numpy() for result in inference_detector(model, files)]
     sure = [result[result.scores >= SCORE_THRESHOLD] for result in results]
-    return [(pictures.as_xywh(found.bboxes), found.labels.tolist(), found.scores.tolist()) for found in sure]
+    return [(as_xywh(found.bboxes), found.labels.tolist(), found.scores.tolist()) for found in sure]
 
 
 def draw(configs: dict[str, Config], runs: dict, device: str) -> None:
     """Write detections.png and curves.png."""
     data = configs['BP'].val_dataloader.dataset
     root = Path(data.data_root)
-    images = pictures.pick_images(root / data.ann_file, NUM_PICTURES, MIN_OBJECTS)
+    images = pick_images(root / data.ann_file, NUM_PICTURES, MIN_OBJECTS)
     files = [str(root / data.data_prefix.img / image['file_name']) for image in images]
     found = {
         f'{name} (score > {SCORE_THRESHOLD})': detect(cfg, OUT / name.lower(), files, device)
@@ -104,8 +127,8 @@ def draw(configs: dict[str, Config], runs: dict, device: str) -> None:
         name: tuple(channel / 255 for channel in colour)
         for name, colour in zip(data.metainfo.classes, data.metainfo.palette, strict=True)
     }
-    pictures.draw_detections(OUT / 'detections.png', root / data.data_prefix.img, images, found, classes)
-    pictures.draw_curves(OUT / 'curves.png', runs)
+    draw_detections(OUT / 'detections.png', root / data.data_prefix.img, images, found, classes)
+    draw_curves(OUT / 'curves.png', runs)
 
 
 def as_table(rows: dict[str, dict[str, float]], title: str) -> Table:
@@ -143,37 +166,35 @@ def report(measured: dict, runs: dict, setting: dict[str, Any]) -> None:
     )
 
 
-def run_phases(phases: Phases) -> None:
-    """Run all phases; the keys of `phases.seconds` name them."""
-    drawing_data, measuring, *training, drawing = phases.seconds
+def run_phases() -> None:
+    """Run all phases."""
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     configs = {name: Config.fromfile(path) for name, path in CONFIGS.items()}
     bp = configs['BP']
     max_epochs, batch_size = bp.train_cfg.max_epochs, bp.train_dataloader.batch_size
 
-    phases.start(drawing_data)
-    make = ['tools/dataset_tools/make_shapes.py', '--out', bp.data_root]
-    run_python(make, OUT / 'data.log', lambda line: console.print(f'  {line.rstrip()}', markup=False))
+    with phase('drawing the data set'):
+        make = ['tools/dataset_tools/make_shapes.py', '--out', bp.data_root]
+        run_python(make, OUT / 'data.log', lambda line: console.print(f'  {line.rstrip()}', markup=False))
     datasets = [loader.dataset for loader in (bp.train_dataloader, bp.val_dataloader)]
-    num_images = [pictures.count_images(Path(data.data_root) / data.ann_file) for data in datasets]
+    num_images = [count_images(Path(data.data_root) / data.ann_file) for data in datasets]
 
-    phases.start(measuring)
-    measured = measure(configs, device)
+    with phase('measuring a training step of both'):
+        measured = measure(configs, device)
     num_steps = max_epochs * -(-num_images[0] // batch_size)
-    for phase, (name, row) in zip(training, measured.items(), strict=True):
-        phases.seconds[phase] = 20 + 1.1 * num_steps * row['step_seconds']  # start-up, data, validation
+    for name, row in measured.items():
         peak = row['peak_bytes'] / 2**20
         console.print(
             f'  {name:3}  {peak:.1f} MiB at most, {row["step_seconds"]:.3f} s a step, {num_steps} steps to come'
         )
 
-    for phase, name in zip(training, CONFIGS, strict=True):
-        phases.start(phase)
-        train(name, max_epochs, phases)
+    for name in CONFIGS:
+        with phase(f'training by {name}') as task:
+            train(name, max_epochs, task)
 
-    phases.start(drawing)
-    runs = {name: read_scalars(OUT / name.lower()) for name in CONFIGS}
-    draw(configs, runs, device)
+    with phase('drawing the pictures'):
+        runs = {name: read_scalars(OUT / name.lower()) for name in CONFIGS}
+        draw(configs, runs, device)
     setting = dict(torch=torch.__version__, device=device, threads=torch.get_num_threads(), num_images=num_images)
     setting.update(configs=CONFIGS, batch_size=batch_size, num_modules=configs['MAN'].model.backbone.num_modules)
     report(measured, runs, setting)
@@ -183,19 +204,8 @@ def main() -> None:
     os.chdir(ROOT)  # the configs name the data from here
     OUT.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    guesses = {
-        'drawing the data set': 15,
-        'measuring a training step of both': 25,
-        'training by BP': 130,
-        'training by MAN': 260,
-        'drawing the pictures': 15,
-    }
-    phases = Phases(console, guesses)
-    try:
-        run_phases(phases)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(f'The demo failed while {phases.current or "reading the configs"}. Logs: {OUT}')
+    with progress:
+        run_phases()
     for name in ('table.json', 'detections.png', 'curves.png'):
         console.print(f'  {OUT / name}')
     console.print(f'Done in {(time.monotonic() - began) / 60:.1f} min.')

@@ -28,7 +28,7 @@ from man_mm.analysis.scalars import read_scalars
 
 __all__ = ['ROOT', 'Benchmark', 'Protocol', 'Run']
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)

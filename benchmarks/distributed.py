@@ -1,6 +1,6 @@
 """Ways to average gradients over processes: time of a step, gradients alive, bytes in flight.
 
-    python tools/benchmarks/distributed.py CONFIG --processes 2 4 --batch 2 --size 128 --json OUT
+    python benchmarks/distributed.py CONFIG --processes 2 4 --batch 2 --size 128 --json OUT
 
 Every process trains on a batch of its own, on one thread over gloo, or on its own GPU over NCCL. Ways take turns in
 every round. `at the end` is MMDistributedDataParallel, `by module` man_mm.LocalDistributedDataParallel.

@@ -1,6 +1,6 @@
 """Pipelines of classifiers: images per second of man_mm.LocalPipeline, of torch's own schedules, and of one process.
 
-    python tools/benchmarks/pipeline.py BP_CONFIG LOCAL_CONFIG --processes 2 4 --batch 64 --micro-batches 4 --json OUT
+    python benchmarks/pipeline.py BP_CONFIG LOCAL_CONFIG --processes 2 4 --batch 64 --micro-batches 4 --json OUT
 
 All ways train on the same images of noise, cut into the same micro-batches, and step once a batch. Ways take turns in
 every round; a round is `--steps` steps, from an empty pipeline to an empty one. Processes have one thread each, over

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
-from layers_line import add_layers, write_layers
-from models_line import facts, load_models
+from _common_arguments import add_layers, facts, load_models, write_layers
 from rich.console import Console
 from rich.table import Table
 

@@ -11,13 +11,13 @@ from typing import Any
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
+from _common_arguments import add_models, load_models
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import get_box_tensor
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.structures import InstanceData
-from models_line import add_models, load_models
 from style import PALETTE, save
 
 from man_mm.analysis.trained import evaluation_batches

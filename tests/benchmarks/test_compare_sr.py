@@ -1,4 +1,4 @@
-"""tools/analysis_tools/compare_sr.py: PSNR by hand, the crop with the largest error, bad inputs named."""
+"""benchmarks/pictures/compare_sr.py: PSNR by hand, the crop with the largest error, bad inputs named."""
 
 import importlib.util
 import math
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-TOOL = Path(__file__).parents[2] / 'tools/analysis_tools/compare_sr.py'
+TOOL = Path(__file__).parents[2] / 'benchmarks/pictures/compare_sr.py'
 
 
 @pytest.fixture(scope='module')

@@ -17,7 +17,7 @@ AXES = {'peak_mib': 'peak of a training step (MiB)', 'step_s': 'training step (s
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('accuracy', type=Path, help='JSON of a benchmark, e.g. tools/benchmarks/cifar10.py')
+    parser.add_argument('accuracy', type=Path, help='JSON of a benchmark, e.g. benchmarks/cifar10.py')
     parser.add_argument('cost', type=Path, help='JSON of measure.py')
     parser.add_argument('picture', type=Path, help='file to draw to, e.g. tradeoff.png')
     return parser.parse_args()

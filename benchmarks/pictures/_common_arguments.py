@@ -1,6 +1,10 @@
-"""What command lines that look into trained models have in common: pairs of a config and a checkpoint."""
+"""Arguments that command lines on trained models share, and what follows from them.
+
+A model is a config and a checkpoint; some of the command lines make a curve over its layers.
+"""
 
 import argparse
+import json
 import platform
 import sys
 from collections.abc import Sequence
@@ -10,12 +14,13 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
+from plot_layers import draw
 from style import short_names
 
 from man_mm.analysis.trained import UNTRAINED, load_trained
 from man_mm.runs.compat import read_config
 
-__all__ = ['add_models', 'facts', 'load_models']
+__all__ = ['add_layers', 'add_models', 'facts', 'load_models', 'write_layers']
 
 
 def add_models(parser: argparse.ArgumentParser, fewest: int) -> None:
@@ -29,6 +34,16 @@ def add_models(parser: argparse.ArgumentParser, fewest: int) -> None:
     )
     parser.add_argument('--names', nargs='+', help='a name for each model; those of one name are seeds of one method')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of all configs')
+
+
+def add_layers(parser: argparse.ArgumentParser, fewest: int, images: int) -> None:
+    """Add the arguments, those of `add_models` too; `images` is the default of `--images`."""
+    add_models(parser, fewest)
+    parser.add_argument('--layers', nargs='+', help='names of modules; default: the ends of the units of the backbone')
+    parser.add_argument('--images', type=int, default=images, help='at most, of each set that is read')
+    parser.add_argument('--batch', type=int, default=250, help='images of a minibatch; CKA needs 4 or more')
+    parser.add_argument('--json', type=Path, help='file to write all numbers to')
+    parser.add_argument('--out', type=Path, help='picture to draw, as plot_layers.py does from the JSON')
 
 
 def load_models(args: argparse.Namespace) -> tuple[list[str], list[Config], list[Any]]:
@@ -61,6 +76,14 @@ def facts(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
             for name, config, checkpoint in models
         ],
     )
+
+
+def write_layers(report: dict, args: argparse.Namespace) -> None:
+    """Write the report and draw it, as far as the arguments ask for it."""
+    if args.json:
+        args.json.write_text(json.dumps(report) + '\n')
+    if args.out:
+        draw(report, args.out)
 
 
 def _brief(checkpoint: str) -> str:

@@ -13,7 +13,7 @@ from style import label_points, look, save
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('files', type=Path, nargs='+', help='JSON of tools/benchmarks/levers.py, a panel each')
+    parser.add_argument('files', type=Path, nargs='+', help='JSON of benchmarks/levers.py, a panel each')
     parser.add_argument('picture', type=Path, help='file to draw to, e.g. frontier.png')
     parser.add_argument('--limit', type=float, default=2.0, help='most operations, as a ratio to back-propagation')
     return parser.parse_args()

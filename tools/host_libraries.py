@@ -13,12 +13,12 @@ from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-__all__ = ['Host', 'host_of']
+__all__ = ['HostLibrary', 'host_library_of']
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
-class Host:
+class HostLibrary:
     """A library of which nothing is known."""
 
     def __init__(self, cfg: Config) -> None:
@@ -44,7 +44,9 @@ class Host:
         """Add what looks at the test of `runner`, if anything does."""
 
     def _refuse(self, option: str) -> None:
-        sys.exit(f'{option} is known for {sorted(HOSTS)}, not for default_scope={self.cfg.get("default_scope")!r}.')
+        sys.exit(
+            f'{option} is known for {sorted(HOST_LIBRARIES)}, not for default_scope={self.cfg.get("default_scope")!r}.'
+        )
 
     def _hook(self, option: str) -> ConfigDict:
         if 'visualization' not in self.cfg.get('default_hooks', {}):
@@ -67,11 +69,11 @@ class Host:
         dataset.pipeline = self.cfg.tta_pipeline
 
 
-class Detection(Host):
-    """MMDetection."""
+class MMDetection(HostLibrary):
+    """Boxes and masks."""
 
     def show(self, args: argparse.Namespace) -> None:
-        """See `Host.show`."""
+        """See `HostLibrary.show`."""
         hook = self._hook('--show and --show-dir')
         hook.draw = True
         if args.show:
@@ -80,54 +82,54 @@ class Detection(Host):
             hook.test_out_dir = args.show_dir
 
     def augment_at_test(self) -> None:
-        """See `Host.augment_at_test`."""
+        """See `HostLibrary.augment_at_test`."""
         merge = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
         keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
         self._flip(dict(type='DetTTAModel', tta_cfg=merge), keys)
 
     def dump(self, path: str) -> Any:
-        """See `Host.dump`; masks are compressed."""
+        """See `HostLibrary.dump`; masks are compressed."""
         from mmdet.evaluation import DumpDetResults
 
         return DumpDetResults(path)
 
 
-class Classification(Host):
-    """MMPretrain."""
+class MMPretrain(HostLibrary):
+    """Classes of images."""
 
     def set_loader_defaults(self) -> None:
-        """See `Host.set_loader_defaults`: images of a batch come as one tensor, which is normalised at once."""
+        """See `HostLibrary.set_loader_defaults`: images of a batch come as one tensor, which is normalised at once."""
         defaults = dict(pin_memory=get_device() != 'cpu', collate_fn=dict(type='default_collate'))
         for name in LOADERS:
             if self.cfg.get(name):
                 self.cfg[name] = ConfigDict({**defaults, **self.cfg[name]})
 
     def show(self, args: argparse.Namespace) -> None:
-        """See `Host.show`; every image is painted."""
+        """See `HostLibrary.show`; every image is painted."""
         hook = self._hook('--show and --show-dir')
         hook.update(enable=True, interval=1, show=args.show, wait_time=args.wait_time, out_dir=args.show_dir)
 
     def augment_at_test(self) -> None:
-        """See `Host.augment_at_test`."""
+        """See `HostLibrary.augment_at_test`."""
         self._flip(dict(type='AverageClsScoreTTA'))
 
 
-class Editing(Host):
-    """MMagic: images in, images out."""
+class MMagic(HostLibrary):
+    """Images in, images out."""
 
     def show(self, args: argparse.Namespace) -> None:
-        """See `Host.show`."""
+        """See `HostLibrary.show`."""
         if args.show:
             sys.exit('--show has no window for MMagic: use --show-dir.')
         self.show_dir = Path(args.show_dir)
 
     def watch(self, runner: Runner) -> None:
-        """See `Host.watch`: write the predicted images, if `show` was called."""
+        """See `HostLibrary.watch`: write the predicted images, if `show` was called."""
         if self.show_dir is not None:
             runner.register_hook(ImageWriter(self.show_dir))
 
     def dump(self, path: str) -> Any:
-        """See `Host.dump`."""
+        """See `HostLibrary.dump`."""
         sys.exit('--out is not served for MMagic, whose predictions are images: use --show-dir.')
 
 
@@ -146,9 +148,9 @@ class ImageWriter(Hook):
             cv2.imwrite(str(folder / f'{Path(sample.gt_path).stem}.png'), image)
 
 
-HOSTS = {'mmdet': Detection, 'mmpretrain': Classification, 'mmagic': Editing}
+HOST_LIBRARIES = {'mmdet': MMDetection, 'mmpretrain': MMPretrain, 'mmagic': MMagic}
 
 
-def host_of(cfg: Config) -> Host:
+def host_library_of(cfg: Config) -> HostLibrary:
     """The host library of a config."""
-    return HOSTS.get(cfg.get('default_scope', ''), Host)(cfg)
+    return HOST_LIBRARIES.get(cfg.get('default_scope', ''), HostLibrary)(cfg)

@@ -1,13 +1,11 @@
-"""The tools that look into trained models and runs: CKA, probes, curves, detections, partitions, the report.
+"""The pictures of trained models and runs: CKA, probes, curves, detections, the report.
 
 They run in this process, on a classifier with four images a file, and on one tiny run of a detector.
 """
 
 import json
 import re
-import runpy
 import shutil
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,22 +19,7 @@ from man_mm.analysis.trained import load_trained
 from ..datasets.test_classification import pictures, write_cifar10
 from ..helpers import runs
 
-ROOT = Path(__file__).parents[2]
-TOOLS = ROOT / 'tools/analysis_tools'
-CONFIG = ROOT / 'configs/bp/resnet32_bp_cifar10.py'
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path):
-    """Run a tool in `tmp_path` as a user does."""
-
-    def run(name, *arguments):
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
-        monkeypatch.syspath_prepend(TOOLS)
-        monkeypatch.chdir(tmp_path)
-        runpy.run_path(str(TOOLS / name), run_name='__main__')
-
-    return run
+CONFIG = Path(__file__).parents[2] / 'configs/bp/resnet32_bp_cifar10.py'
 
 
 @pytest.fixture(scope='module')
@@ -64,7 +47,7 @@ def test_cka_compares_the_reference_with_all_others_and_is_drawn(run, options, t
     torch.save(dict(state_dict=weights), tmp_path / 'other.pth')
     models = (CONFIG, 'none', CONFIG, 'same.pth', CONFIG, 'other.pth')
     switches = ('--images', 400, '--batch', 4, '--json', 'cka.json')
-    run('cka.py', *models, '--names', 'BP', 'BP', 'DGL', *switches, '--cfg-options', *options)
+    run('benchmarks/pictures/cka.py', *models, '--names', 'BP', 'BP', 'DGL', *switches, '--cfg-options', *options)
     report = json.loads((tmp_path / 'cka.json').read_text())
     assert [(pair['first'], pair['second']) for pair in report['pairs']] == [(0, 1), (0, 2), (1, 2)]
     assert report['layers'] == ['stem', 'layer1.0', 'layer2.0', 'layer3.0']
@@ -73,34 +56,41 @@ def test_cka_compares_the_reference_with_all_others_and_is_drawn(run, options, t
     assert same == [1] * 4 and other == again and other[:3] == [1] * 3 and other[3] < 1
     assert report['models'][2] == dict(name='DGL', config=CONFIG.name, checkpoint='other.pth')
     assert 'BP - DGL' in capsys.readouterr().out
-    run('plot_layers.py', 'cka.json', 'cka.png')
+    run('benchmarks/pictures/plot_layers.py', 'cka.json', 'cka.png')
     assert is_drawn(tmp_path / 'cka.png')
 
 
 def test_models_without_a_checkpoint_or_that_do_not_fit_are_refused(run, options, tmp_path):
     with pytest.raises(SystemExit, match='2 pairs or more'):
-        run('cka.py', CONFIG, 'none', CONFIG)
+        run('benchmarks/pictures/cka.py', CONFIG, 'none', CONFIG)
     torch.save(dict(state_dict=dict(other=torch.zeros(1))), tmp_path / 'other.pth')
     with pytest.raises(SystemExit, match='other'):
-        run('cka.py', CONFIG, 'none', CONFIG, 'other.pth', '--cfg-options', *options)
+        run('benchmarks/pictures/cka.py', CONFIG, 'none', CONFIG, 'other.pth', '--cfg-options', *options)
     with pytest.raises(SystemExit, match='fewer images'):
-        run('cka.py', CONFIG, 'none', CONFIG, 'none', '--images', 3, '--cfg-options', *options)
+        run('benchmarks/pictures/cka.py', CONFIG, 'none', CONFIG, 'none', '--images', 3, '--cfg-options', *options)
 
 
 def test_probes_of_every_unit_are_written_and_drawn(run, options, tmp_path):
     switches = ('--images', 400, '--batch', 4, '--json', 'probe.json', '--out', 'probe.png')
-    run('probe.py', CONFIG, 'none', CONFIG, 'none', '--names', 'BP', 'MAN', *switches, '--cfg-options', *options)
+    run(
+        'benchmarks/pictures/linear_probes.py',
+        CONFIG,
+        'none',
+        CONFIG,
+        'none',
+        '--names',
+        'BP',
+        'MAN',
+        *switches,
+        '--cfg-options',
+        *options,
+    )
     report = json.loads((tmp_path / 'probe.json').read_text())
     assert [model['name'] for model in report['models']] == ['BP', 'MAN']
     assert (report['images_train'], report['images_test']) == (20, 4)  # those that were there
     assert all(list(model['accuracy']) == report['layers'] for model in report['models'])
     assert all(0 <= score <= 100 for model in report['models'] for score in model['accuracy'].values())
     assert is_drawn(tmp_path / 'probe.png')
-
-
-def test_a_partition_is_drawn(run, tmp_path, capsys):
-    run('show_partition.py', ROOT / 'configs/man/resnet32_man_k4_cifar10.py', '--out', 'partition.png')
-    assert is_drawn(tmp_path / 'partition.png') and 'K = 4' in capsys.readouterr().out
 
 
 @pytest.fixture(scope='module')
@@ -133,15 +123,14 @@ def work_dirs(tmp_path_factory):
 
 
 def test_local_losses_and_gradient_norms_of_a_run_are_drawn(run, work_dirs, tmp_path):
-    run('plot_training.py', work_dirs / 'man', work_dirs / 'k2', 'training.png', '--smooth', 2)
+    run('benchmarks/pictures/plot_training.py', work_dirs / 'man', work_dirs / 'k2', 'training.png', '--smooth', 2)
     assert is_drawn(tmp_path / 'training.png')
     with pytest.raises(SystemExit, match='no run has logged'):
-        run('plot_training.py', work_dirs / 'coco', 'training.png')
+        run('benchmarks/pictures/plot_training.py', work_dirs / 'coco', 'training.png')
 
 
-def test_norms_of_the_neck_and_of_the_head_have_lines_of_their_own(monkeypatch):
-    monkeypatch.syspath_prepend(TOOLS)
-    draw = runpy.run_path(str(TOOLS / 'plot_training.py'))['draw']
+def test_norms_of_the_neck_and_of_the_head_have_lines_of_their_own(load):
+    draw = load('benchmarks/pictures/plot_training.py')['draw']
     norms = {'local_00/grad_norm': 3.0, 'grad_norm': 5.0, 'grad_norm/bbox_head': 4.0, 'grad_norm/neck': 3.0}
     rows = [{'step': step, 'loss': 1.0, 'local_00/total': 2.0, **norms} for step in (1, 2, 3)]
     figure = draw([rows, [{'step': 1, 'loss': 1.0}]], ['MAN', 'BP'], smooth=9)  # more than there are rows
@@ -152,10 +141,20 @@ def test_norms_of_the_neck_and_of_the_head_have_lines_of_their_own(monkeypatch):
 
 def test_detections_are_drawn_beside_the_truth(run, work_dirs, tmp_path):
     config, checkpoint = work_dirs / 'man.py', work_dirs / 'man/epoch_2.pth'
-    run('compare_detections.py', config, checkpoint, '--out', 'found.png', '--images', 1, '--score', 0)
+    run(
+        'benchmarks/pictures/compare_detections.py',
+        config,
+        checkpoint,
+        '--out',
+        'found.png',
+        '--images',
+        1,
+        '--score',
+        0,
+    )
     assert is_drawn(tmp_path / 'found.png')
     with pytest.raises(SystemExit, match='--images'):
-        run('compare_detections.py', config, checkpoint, '--out', 'found.png', '--images', 99)
+        run('benchmarks/pictures/compare_detections.py', config, checkpoint, '--out', 'found.png', '--images', 99)
 
 
 class Page(HTMLParser):
@@ -188,7 +187,17 @@ def test_the_report_is_one_page_that_tells_results_and_what_differs(run, work_di
     picture = tmp_path / 'one_picture.png'
     matplotlib.image.imsave(picture, torch.rand(8, 8, 3).numpy())
     names = ('--names', 'K=4', 'K<2>')
-    run('report.py', *folders, '--out', 'page.html', '--title', 'A & B', *names, '--pictures', picture)
+    run(
+        'benchmarks/pictures/report.py',
+        *folders,
+        '--out',
+        'page.html',
+        '--title',
+        'A & B',
+        *names,
+        '--pictures',
+        picture,
+    )
     page = Page((tmp_path / 'page.html').read_text())
     assert len(page.images) == 3 and {'A & B', 'K<2>', 'one picture'} <= set(page.words)
     place = page.words.index('local.num_modules')
@@ -196,4 +205,4 @@ def test_the_report_is_one_page_that_tells_results_and_what_differs(run, work_di
     assert 'work_dir' not in page.words and 'randomness.seed' not in page.words
     assert any('\N{PLUS-MINUS SIGN}' in word for word in page.words)  # the two seeds of K=4
     with pytest.raises(SystemExit, match='3 names for 2 methods'):
-        run('report.py', *folders, '--out', 'page.html', '--names', 'a', 'b', 'c')
+        run('benchmarks/pictures/report.py', *folders, '--out', 'page.html', '--names', 'a', 'b', 'c')

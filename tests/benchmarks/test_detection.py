@@ -1,4 +1,4 @@
-"""tools/benchmarks/detection.py: the short protocol halves every part once."""
+"""benchmarks/detection.py: the short protocol halves every part once."""
 
 import importlib.util
 import sys
@@ -14,14 +14,14 @@ HALF = 128
 
 @pytest.fixture(scope='module')
 def benchmark():
-    sys.path.insert(0, str(ROOT / 'tools/benchmarks'))
+    sys.path.insert(0, str(ROOT / 'benchmarks'))
     try:
-        spec = importlib.util.spec_from_file_location('detection', ROOT / 'tools/benchmarks/detection.py')
+        spec = importlib.util.spec_from_file_location('detection', ROOT / 'benchmarks/detection.py')
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         yield module
     finally:
-        sys.path.remove(str(ROOT / 'tools/benchmarks'))
+        sys.path.remove(str(ROOT / 'benchmarks'))
 
 
 @pytest.mark.parametrize('method', ['bp', 'man-k4', 'dgl-k4', 'manlean-k17', 'manlean-copy-k17'])

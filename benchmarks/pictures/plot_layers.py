@@ -1,4 +1,4 @@
-"""Draw what cka.py or probe.py wrote: a curve over the layers for each method, and for CKA a heat map as well.
+"""Draw what cka.py or linear_probes.py wrote: a curve over the layers for each method, and for CKA a heat map as well.
 
 Seeds of one method are one curve, their mean, in a band from the least to the most.
 """
@@ -18,7 +18,7 @@ SLANTED = dict(rotation=50, ha='right', rotation_mode='anchor', fontsize=8)
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('file', type=Path, help='JSON of cka.py or probe.py')
+    parser.add_argument('file', type=Path, help='JSON of cka.py or linear_probes.py')
     parser.add_argument('picture', type=Path, help='file to draw to, e.g. layers.png')
     return parser.parse_args()
 

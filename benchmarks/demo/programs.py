@@ -1,0 +1,30 @@
+"""Programs that the demo runs, line by line."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ['run_python']
+
+
+def run_python(command: list[str], log: Path, on_line: Callable[[str], None]) -> None:
+    """Run a Python program, write its output to `log`, and hand every line to `on_line`.
+
+    Raises:
+        RuntimeError: If it fails; with the end of its output.
+    """
+    lines: list[str] = []
+    with (
+        log.open('w', encoding='utf-8') as file,
+        subprocess.Popen(
+            [sys.executable, '-u', *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
+        for line in process.stdout:
+            file.write(line)
+            lines.append(line)
+            on_line(line)
+    if process.returncode != 0:
+        end = ''.join(lines[-15:])
+        raise RuntimeError(f'{" ".join(command)} ended with exit status {process.returncode}. The end of {log}:\n{end}')
