@@ -1,4 +1,4 @@
-"""Both config styles of MMEngine build the same model, with and without command-line overrides."""
+"""Both config styles of MMEngine, and the short form, build the same model, with and without command-line overrides."""
 
 import pytest
 from mmengine.config import Config
@@ -31,6 +31,13 @@ _base_ = './text_base.py'
 model = dict(backbone=dict(_delete_=True, type='man_mm.LocalBackbone', backbone={{_base_.model.backbone}},
                            num_modules=4, auxiliary=dict(type='man_mm.SLM', neck={{_base_.model.neck}})))
 """
+SHORT = """
+_base_ = './text_base.py'
+from man_mm.config import local_learning
+model, optim_wrapper, custom_hooks, find_unused_parameters = local_learning(
+    _base_, num_modules=4, auxiliary=dict(type='man_mm.SLM', neck=_base_.model.neck))
+"""
+STYLES = ('text', 'short', 'lazy')
 
 
 def keywords(cfg, **types):
@@ -45,6 +52,7 @@ def files(tmp_path):
     rest = {key: value for key, value in plain.items() if key not in ('type', 'backbone', 'neck')}
     (tmp_path / 'text_base.py').write_text(TEXT_BASE.format(model=plain))
     (tmp_path / 'text.py').write_text(TEXT)
+    (tmp_path / 'short.py').write_text(SHORT)
     (tmp_path / 'lazy_base.py').write_text(LAZY_BASE)
     lazy = LAZY.format(neck=keywords(FPN, type='FPN'), model=keywords(rest))
     (tmp_path / 'lazy.py').write_text(lazy)
@@ -56,7 +64,7 @@ def build(cfg):
         return MODELS.build(cfg.model)
 
 
-@pytest.mark.parametrize('style', ['text', 'lazy'])
+@pytest.mark.parametrize('style', STYLES)
 def test_a_config_of_either_style_builds_and_trains(files, style):
     model = build(Config.fromfile(files / f'{style}.py'))
     assert isinstance(model.backbone, LocalBackbone) and model.backbone.num_modules == 4
@@ -65,16 +73,18 @@ def test_a_config_of_either_style_builds_and_trains(files, style):
     assert Trainer(model).step()['loss'].isfinite()
 
 
-def test_both_styles_have_the_same_state_dict_and_the_same_forward(files):
-    text, lazy = (build(Config.fromfile(files / f'{style}.py')) for style in ('text', 'lazy'))
-    lazy.load_state_dict(text.state_dict(), strict=True)
-    runs = [Trainer(model) for model in (text, lazy)]
+def test_all_styles_have_the_same_state_dict_and_the_same_step(files):
+    text, *others = (build(Config.fromfile(files / f'{style}.py')) for style in STYLES)
+    for model in others:
+        model.load_state_dict(text.state_dict(), strict=True)
+    runs = [Trainer(model) for model in (text, *others)]
     for run in runs:
         run.step()
-    assert_equal(runs[0].gradients, runs[1].gradients)
+    for run in runs[1:]:
+        assert_equal(runs[0].gradients, run.gradients)
 
 
-@pytest.mark.parametrize('style', ['text', 'lazy'])
+@pytest.mark.parametrize('style', STYLES)
 def test_settings_are_reachable_from_the_command_line(files, style):
     cfg = Config.fromfile(files / f'{style}.py')
     changes = {'num_modules': 2, 'partition': 'memory', 'bank': False, 'auxiliary.head': 'private'}
@@ -84,7 +94,7 @@ def test_settings_are_reachable_from_the_command_line(files, style):
     assert list(backbone.auxiliaries[0].heads) == ['bbox_head']
 
 
-@pytest.mark.parametrize('style', ['text', 'lazy'])
+@pytest.mark.parametrize('style', STYLES)
 def test_a_dumped_config_builds_the_same_model(files, style):
     cfg = Config.fromfile(files / f'{style}.py')
     cfg.dump(files / 'dumped.py')

@@ -33,7 +33,7 @@ def files_of(*parts):
 
 @pytest.mark.parametrize(
     'file',
-    files_of('local', 'engine', 'runs', 'auxiliary', 'readout', 'registry.py', 'keys.py', '__init__.py'),
+    files_of('local', 'engine', 'runs', 'auxiliary', 'readout', 'registry.py', 'keys.py', 'config.py', '__init__.py'),
     ids=str,
 )
 def test_the_mechanism_imports_no_host_library(file):

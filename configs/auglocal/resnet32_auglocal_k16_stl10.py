@@ -1,12 +1,6 @@
-_base_ = ['../bp/resnet32_bp_stl10.py', '../_base_/local_learning.py']
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='man_mm.LocalBackbone',
-        backbone={{_base_.model.backbone}},
-        num_modules=16,
-        probe_size=(96, 96),
-        auxiliary=dict(type='man_mm.AugLocal', depth=3),
-    )
+_base_ = '../bp/resnet32_bp_stl10.py'
+from man_mm.config import local_learning
+
+model, optim_wrapper, custom_hooks, find_unused_parameters = local_learning(
+    _base_, num_modules=16, probe_size=(96, 96), auxiliary=dict(type='man_mm.AugLocal', depth=3)
 )
-optim_wrapper = dict(type='man_mm.LocalOptimWrapper')

@@ -1,14 +1,7 @@
 _base_ = '../bp/edsr_x4_bp_div2k.py'
-model = dict(
-    generator=dict(
-        _delete_=True,
-        type='man_mm.LocalBackbone',
-        backbone={{_base_.model.generator}},
-        num_modules=16,
-        auxiliary=dict(type='man_mm.SLM'),
-    )
+from man_mm.config import local_learning
+
+model, optim_wrapper, custom_hooks, find_unused_parameters = local_learning(
+    _base_, num_modules=16, auxiliary=dict(type='man_mm.SLM')
 )
-optim_wrapper = dict(type='man_mm.LocalOptimWrapper')
-custom_hooks = [dict(type='man_mm.FeatureBankHook')]
-find_unused_parameters = True
 load_from = 'work_dirs/edsr_x2_man_k16_div2k/iter_300000.pth'

@@ -1,17 +1,10 @@
 # SwinIR by upstream's recipe, tested on the Y channel of Set5 and Set14.
 _base_ = 'mmagic::swinir/swinir_x2s48w8d6e180_8xb4-lr2e-4-500k_div2k.py'
-model = dict(
-    generator=dict(
-        _delete_=True,
-        type='man_mm.LocalBackbone',
-        backbone={{_base_.model.generator}},
-        num_modules=4,
-        auxiliary=dict(type='man_mm.SLM'),
-    )
+from man_mm.config import local_learning
+
+model, optim_wrapper, custom_hooks, find_unused_parameters = local_learning(
+    _base_, num_modules=4, auxiliary=dict(type='man_mm.SLM')
 )
-optim_wrapper = dict(type='man_mm.LocalOptimWrapper')
-custom_hooks = [dict(type='man_mm.FeatureBankHook')]
-find_unused_parameters = True
 work_dir = experiment_name = None
 default_hooks = dict(
     checkpoint=dict(type='man_mm.SafeCheckpointHook', out_dir=None), logger=dict(log_metric_by_epoch=False)

@@ -1,12 +1,7 @@
-_base_ = ['../bp/yolov1_r50_bp_voc.py', '../_base_/local_learning.py']
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='man_mm.LocalBackbone',
-        backbone={{_base_.model.backbone}},
-        num_modules=17,
-        # the head learns from K losses: their sum would be K times the learning rate of its BP twin
-        auxiliary=dict(type='man_mm.SLM', shared_head_grad='mean'),
-    )
+_base_ = '../bp/yolov1_r50_bp_voc.py'
+from man_mm.config import local_learning
+
+# the head learns from K losses: their sum would be K times the learning rate of its BP twin
+model, optim_wrapper, custom_hooks, find_unused_parameters = local_learning(
+    _base_, num_modules=17, auxiliary=dict(type='man_mm.SLM', shared_head_grad='mean')
 )
-optim_wrapper = dict(type='man_mm.LocalOptimWrapper')

@@ -1,12 +1,6 @@
-_base_ = ['../bp/resnet32_bp_svhn.py', '../_base_/local_learning.py']
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='man_mm.LocalBackbone',
-        backbone={{_base_.model.backbone}},
-        num_modules=16,
-        probe_size=(32, 32),
-        auxiliary=dict(type='man_mm.PredSim'),
-    )
+_base_ = '../bp/resnet32_bp_svhn.py'
+from man_mm.config import local_learning
+
+model, optim_wrapper, custom_hooks, find_unused_parameters = local_learning(
+    _base_, num_modules=16, probe_size=(32, 32), auxiliary=dict(type='man_mm.PredSim')
 )
-optim_wrapper = dict(type='man_mm.LocalOptimWrapper')

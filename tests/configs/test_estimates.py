@@ -12,13 +12,13 @@ from man_mm.analysis.step import TrainStep
 from .test_configs import CONFIGS, WHOLE, WIDTH, batch_for, inner, load, narrow
 
 REPRESENTATIVE = (
-    'auglocal/resnet32_auglocal_k4_cifar10.py',
+    'auglocal/resnet32_auglocal_k16_cifar10.py',
     'bp/edsr_x2_bp_photos.py',
     'bp/resnet32_bp_cifar10.py',
     'bp/retinanet_r50_bp-ckptall_coco.py',
     'bp/retinanet_r50_bp-amp_coco.py',
     'bp/yolov1_r50_bp_voc.py',
-    'dgl/resnet32_dgl_k4_cifar10.py',
+    'dgl/resnet32_dgl_k16_cifar10.py',
     'infopro/resnet32_infopro_k4_cifar10.py',
     'man/deit-small_man_k4_in1k.py',
     'man/edsr_x4_manlean_k16_photos.py',
@@ -26,7 +26,7 @@ REPRESENTATIVE = (
     'man/retinanet_r50_manlean_k4_coco.py',
     'man/swinir_x2_man_k4_div2k.py',
     'man/yolov1_r50_man_k4_cutpaste.py',
-    'predsim/resnet32_predsim_k4_cifar10.py',
+    'predsim/resnet32_predsim_k16_cifar10.py',
 )
 """A config of each family and rule. The others take half an hour."""
 

@@ -7,7 +7,7 @@ import pytest
 from ..datasets.test_classification import pictures, write_cifar10
 from ..helpers.processes import ROOT, python
 
-CONFIG = ROOT / 'configs/dgl/resnet32_dgl_k2_cifar10.py'
+CONFIG = ROOT / 'configs/dgl/resnet32_dgl_k16_cifar10.py'
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +21,13 @@ def options(tmp_path_factory):
         for split in ('train', 'val', 'test')
         for key, value in {**{f'dataset.{k}': v for k, v in data.items()}, 'batch_size': 10, 'num_workers': 0}.items()
     ]
-    return [*loaders, 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
+    return [
+        *loaders,
+        'model.backbone.num_modules=2',
+        'train_cfg.max_epochs=1',
+        'train_cfg.val_interval=1',
+        'default_hooks.checkpoint.interval=1',
+    ]
 
 
 @pytest.fixture(scope='module')

@@ -167,10 +167,10 @@ def test_what_cannot_be_done_is_said_in_a_sentence(run, tmp_path, case):
 
 
 def test_a_shipped_config_is_estimated_in_a_process_of_its_own(tmp_path):
-    config = 'configs/man/resnet32_man_k2_cifar10.py'
+    config = 'configs/man/resnet32_man_k4_cifar10.py'
     arguments = ('--estimate', '--batch', 128, '--size', 32, '--json', tmp_path / 'rows.json')
     result = python('analysis_tools/measure.py', config, *arguments)
     assert result.returncode == 0, result.stderr
-    assert 'resnet32_man_k2_cifar10' in result.stdout
+    assert 'resnet32_man_k4_cifar10' in result.stdout
     row = json.loads((tmp_path / 'rows.json').read_text())['rows'][0]
     assert row['config'] == config and row['batch'] == 128 and row['peak_mib'] > 50

@@ -1,2 +1,0 @@
-_base_ = './retinanet_r50_man_k4_cutpaste.py'
-model = dict(backbone=dict(num_modules=17))

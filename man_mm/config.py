@@ -1,0 +1,86 @@
+"""The keys of local learning on top of any config, by one call in a config file."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from .local.host import BACKBONES
+
+__all__ = ['local_learning']
+
+OWN_WRAPPERS = {
+    'OptimWrapper': 'man_mm.LocalOptimWrapper',
+    'AmpOptimWrapper': 'man_mm.LocalAmpOptimWrapper',
+}
+"""The optim wrapper that stands in for one of MMEngine's."""
+
+
+def local_learning(
+    base: Mapping[str, Any], *, num_modules: int, auxiliary: Mapping[str, Any], **settings: Any
+) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]], bool]:
+    """Return `model`, `optim_wrapper`, `custom_hooks` and `find_unused_parameters` of a config that trains by modules.
+
+    For a config file in MMEngine's text style. Its first statement must be `_base_`: MMEngine takes a file that imports
+    before it for one in the pure Python style, where nothing is called while a file is read::
+
+        _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+        from man_mm.config import local_learning
+
+        model, optim_wrapper, custom_hooks, find_unused_parameters = local_learning(
+            _base_, num_modules=4, auxiliary=dict(type='man_mm.SLM', neck=_base_.model.neck)
+        )
+
+    What comes back is plain data, and merges with the base as if it had been written out: the optim wrapper keeps the
+    base's optimizer, clipping, accumulation and mixed precision, the hooks are the base's and `man_mm.FeatureBankHook`,
+    the last one. The file may change it before it ends, e.g. `optim_wrapper.update(eager_step=True)`.
+
+    Args:
+        base: `_base_`, the merged base configs. It is not changed.
+        num_modules: K.
+        auxiliary: Config of the network that trains a module.
+        settings: Other keys of `man_mm.LocalBackbone`, which checks them all when the model is built.
+
+    Raises:
+        ValueError: If the base has no model with a backbone, is trained by modules already, or has an optim wrapper
+            that local learning has no variant of.
+    """
+    model = base.get('model') or {}
+    name = next((name for name in BACKBONES if name in model), None)
+    if name is None:
+        names = ' nor '.join(f'model.{name}' for name in BACKBONES)
+        raise ValueError(
+            f'local_learning(_base_, ...): the base, with keys {sorted(base)}, has neither {names}. Inherit from a '
+            'whole config of a model, or write the four keys out: see docs/get_started.md.'
+        )
+    backbone = model[name]
+    if _name(backbone.get('type')) == 'LocalBackbone':
+        raise ValueError(
+            f'local_learning(_base_, ...): model.{name}.type={backbone["type"]!r}: the base is trained by modules '
+            f'already. Change its keys, e.g. model = dict({name}=dict(num_modules={num_modules})), with '
+            'auxiliary=dict(_delete_=True, type=...) for another rule; or inherit from its twin without modules.'
+        )
+    wrapped = dict(
+        _delete_=True,
+        type='man_mm.LocalBackbone',
+        backbone=deepcopy(backbone),
+        num_modules=num_modules,
+        auxiliary=deepcopy(auxiliary),
+        **settings,
+    )
+    hooks = [*deepcopy(base.get('custom_hooks') or []), dict(type='man_mm.FeatureBankHook')]
+    return {name: wrapped}, dict(type=_own_wrapper(base.get('optim_wrapper') or {})), hooks, True
+
+
+def _own_wrapper(optim_wrapper: Mapping[str, Any]) -> str:
+    kind = optim_wrapper.get('type', 'OptimWrapper')
+    if _name(kind) not in OWN_WRAPPERS:
+        raise ValueError(
+            f'local_learning(_base_, ...): the base has optim_wrapper.type={kind!r}, of which there is no variant for '
+            f'local losses. Set one of {sorted(OWN_WRAPPERS)} in the base.'
+        )
+    return OWN_WRAPPERS[_name(kind)]
+
+
+def _name(kind: Any) -> str:
+    """Name of a type, which a config has as a class, or as a string with or without a scope."""
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
