@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from .local.host import BACKBONES
+from .local.names import BACKBONES
 
 __all__ = ['local_learning']
 

@@ -12,9 +12,9 @@ from mmengine.config.utils import ConfigParsingError
 
 from man_mm.config import local_learning
 
+from .helpers.detection import retinanet
 from .helpers.runs import make_coco, run_config, runner, write_config
-from .models import retinanet
-from .training import assert_equal
+from .helpers.training import assert_equal
 
 ROOT = Path(__file__).parents[1]
 CALL = """

@@ -4,7 +4,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from man_mm.analysis.batches import BOXES, first_batch, synthetic_batch
+from man_mm.analysis.batches import first_batch, synthetic_batch
+from man_mm.readout.mmdet import BOXES
 
 from ..helpers.classification import classifier
 from ..helpers.detection import build, retinanet
