@@ -41,6 +41,8 @@ class LocalDistributedDataParallel(MMDistributedDataParallel):
     """
 
     given_keys: ClassVar[tuple[str, ...]] = ('module',)
+    knows_modules: ClassVar[bool] = True
+    """Whether gradients that are made inside of the forward come to all processes that need them."""
 
     def __init__(self, module: nn.Module, *args: Any, broadcast_buffers: bool = False, **kwargs: Any) -> None:
         if switch('model_wrapper_cfg.static_graph', kwargs.get('static_graph', False)):

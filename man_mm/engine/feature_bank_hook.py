@@ -16,9 +16,7 @@ from ..local import LocalBackbone, LocalStep, find_local_backbone
 from ..local.names import BACKBONES
 from ..readout import Readout, build_readout
 from ..registry import HOOKS
-from .distributed import LocalDistributedDataParallel
 from .optim_wrapper import LocalOptimWrapper
-from .pipeline import LocalPipeline
 from .setup_record import check_fit, check_resume, describe, refuse_different_ranks, structure
 
 __all__ = ['FeatureBankHook']
@@ -155,7 +153,7 @@ class FeatureBankHook(Hook):
 
 def _check_wrapper(model: nn.Module) -> None:
     """Refuse the ways of distributing in which gradients made inside the forward would not be reduced."""
-    if not is_model_wrapper(model) or isinstance(model, (LocalDistributedDataParallel, LocalPipeline)):
+    if not is_model_wrapper(model) or getattr(model, 'knows_modules', False):
         return
     if not isinstance(model, MMDistributedDataParallel):
         raise ValueError(

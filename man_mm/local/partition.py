@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..keys import is_count
+
 __all__ = ['Partition', 'balanced_cuts', 'partition']
 
 POLICIES = ('uniform', 'memory')
@@ -91,7 +93,7 @@ def _cuts(num_units: int, num_modules: int, policy: object, costs: Sequence[floa
 
 
 def _check_num_modules(num_modules: int, num_units: int) -> None:
-    if isinstance(num_modules, bool) or not isinstance(num_modules, int) or not 1 <= num_modules <= num_units:
+    if not is_count(num_modules) or num_modules > num_units:
         raise ValueError(
             f'num_modules={num_modules!r} must be an integer from 1 (plain back-propagation) to {num_units}, '
             'the number of units of this backbone.'

@@ -71,6 +71,8 @@ class LocalPipeline(nn.Module):
     """
 
     given_keys: ClassVar[tuple[str, ...]] = ('module',)
+    knows_modules: ClassVar[bool] = True
+    """See `LocalDistributedDataParallel`: no other process needs a gradient."""
 
     def __init__(self, module: nn.Module, split: str | Sequence[int] = BALANCED, in_flight: int = 2) -> None:
         super().__init__()
