@@ -58,7 +58,7 @@ def test_units_in_training_draw_the_random_numbers_of_the_forward_at_any_size(na
     torch.manual_seed(1)
     expected = net(x)
     torch.manual_seed(1)
-    got = described.finish(net, *described.run(net, 0, len(described.units), x))
+    got = described.finish(net, *run_units(described.units, net, x))
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
@@ -162,7 +162,7 @@ def test_without_units_a_norm_behind_the_maps_must_be_left_out_or_replaced():
     cfg = classifier('man', 5, size=64, bank_vectors=False, units_per_stage=0)
     cfg['backbone']['backbone'] = dict(type='ConvNeXt', **CONVNEXT)
     cfg.update(neck=dict(type='GlobalAveragePooling'), head={**cfg['head'], 'in_channels': 64})
-    with pytest.raises(ValueError, match=r"auxiliary\.units_per_stage=0: \['norm3'\] behind the last unit reads 64"):
+    with pytest.raises(ValueError, match=r"auxiliary\.units_per_stage=0: \['norm3'\] after the last unit reads 64"):
         make(cfg)
 
 

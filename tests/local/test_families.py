@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from man_mm.local import unit_shapes, unroll
+from man_mm.local import run_units, unit_shapes, unroll
 
 from ..helpers.classification import batch, classifier, make, resnet32
 from ..helpers.detection import RESNET, build, images
@@ -39,7 +39,7 @@ def test_units_of_a_transformer_make_its_forward(name, training):
     torch.manual_seed(1)
     expected = net(images())
     torch.manual_seed(1)
-    x, taps = described.run(net, 0, len(described.units), images())
+    x, taps = run_units(described.units, net, images())
     got = described.finish(net, x, taps)
     assert len(got) == len(expected) and all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
@@ -77,7 +77,7 @@ def test_one_layer_stands_for_the_rest_up_to_each_output(name):
 def test_a_feature_map_of_another_grid_than_the_transformer_was_built_for_is_refused():
     net = vit('featmap')
     described = unroll(net)
-    x, taps = described.run(net, 0, len(described.units), images(size=32))
+    x, taps = run_units(described.units, net, images(size=32))
     with pytest.raises(ValueError, match=r"out_type='featmap' was set up for \(4, 4\) patches, but an image has 4"):
         described.finish(net, x, taps)
 

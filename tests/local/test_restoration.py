@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from man_mm.local import unroll
+from man_mm.local import run_units, unroll
 
 from ..helpers.detection import build
 from ..helpers.device import DEVICE
@@ -39,7 +39,7 @@ def output(model):
 def test_units_make_the_forward(name):
     net = build(VARIANTS[name], scope='mmagic').eval()
     described = unroll(net)
-    x, taps = described.run(net, 0, len(described.units), images())
+    x, taps = run_units(described.units, net, images())
     assert list(taps) == ['conv_first']
     torch.testing.assert_close(described.finish(net, x, taps), net(images()))
 
@@ -84,9 +84,7 @@ def test_images_under_autocast_are_as_precise_as_the_networks_own(net):
     described = generator.unrolled
     with torch.autocast(DEVICE.type, torch.bfloat16):
         expected = generator.backbone(images())
-        got = described.finish(
-            generator.backbone, *described.run(generator.backbone, 0, len(described.units), images())
-        )
+        got = described.finish(generator.backbone, *run_units(described.units, generator.backbone, images()))
     assert got.dtype == expected.dtype == torch.float32
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
@@ -120,4 +118,4 @@ def test_a_patch_that_does_not_divide_into_windows_is_refused():
     net = build(SWINIR, scope='mmagic')
     described = unroll(net)
     with pytest.raises(ValueError, match='12 x 12 px do not divide'):
-        described.run(net, 0, 1, images(12))
+        run_units(described.units[:1], net, images(12))

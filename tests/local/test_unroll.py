@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from man_mm.local import StageOutputs, Unit, Unrolled, copy_layers, register_unroll, unroll
+from man_mm.local import StageOutputs, Unit, Unrolled, copy_layers, register_unroll, run_units, unroll
 from man_mm.local.dry_run import activation_bytes
 
 from ..helpers.backbones import ALL
@@ -15,7 +15,7 @@ def test_running_all_units_and_finishing_is_the_backbones_forward(name):
     net = build(ALL[name][0], 0, ALL[name][1])
     net.eval()
     described = unroll(net)
-    x, taps = described.run(net, 0, len(described.units), images())
+    x, taps = run_units(described.units, net, images())
     got = described.finish(net, x, taps)
     expected = net(images())
     assert type(got) is type(expected)
