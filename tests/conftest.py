@@ -11,6 +11,7 @@ else:
 import pytest
 import torch
 
+from .helpers.configs import remember_installed_configs
 from .helpers.device import DEVICE, use_exact_kernels
 from .helpers.precision import mixed_precision_for_tests
 
@@ -23,8 +24,9 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(scope='session', autouse=True)
-def _exact_kernels():
+def _once():
     use_exact_kernels()
+    remember_installed_configs()
 
 
 @pytest.fixture(autouse=True)
