@@ -125,7 +125,7 @@ def _auxiliaries(
         key = None if signature is None else (site.stage, signature)
         used.append(used[-1] if key is not None and key == latest else auxiliary)
         latest = key
-    if share == 'stage' and used and len(set(used)) == len(used):
+    if share == 'stage' and len(set(used)) == len(used):
         print_log(
             "LocalBackbone: share='stage' has nothing to act on: no two modules in a row end in the same stage and "
             'have auxiliaries of the same layers.',

@@ -38,7 +38,7 @@ GRADIENTS = {
 }
 STEPS = {
     'plain': {},
-    'shared auxiliaries': SHARED,
+    'steps, shared auxiliaries': SHARED,
 }
 EAGER = {
     'eager': {},

@@ -115,7 +115,7 @@ def named(model, *prefixes):
 
 def assert_equal(ours, theirs, **tolerance):
     """Same keys, and the same values: bit for bit, or within `tolerance`."""
-    assert ours.keys() == theirs.keys()
+    assert ours.keys() == theirs.keys(), sorted(ours.keys() ^ theirs.keys())
     for name, value in ours.items():
         torch.testing.assert_close(
             value, theirs[name], **{'rtol': 0, 'atol': 0, **tolerance}, msg=lambda m, n=name: f'{n}: {m}'
