@@ -72,7 +72,7 @@ class ActivationCheckpointHook(Hook):
         self._targets = {entry: _find(entry, host) for entry in self.functions}
         self._handles = [
             host.register_forward_pre_hook(self._patch),
-            host.register_forward_hook(self._unpatch, always_call=True),
+            host.register_forward_hook(self._unpatch, always_call=True, prepend=True),
         ]
 
     def _patch(self, host: nn.Module, *_: Any) -> None:

@@ -97,9 +97,11 @@ class FeatureBankHook(Hook):
             self._readout.check_batch(inputs, targets)
             backward, bank = self._optim_wrapper.local_backward, self._backbone.new_bank()
             self._backbone.step = LocalStep(inputs, targets, backward, self._readout, bank)
+            self._readout.open_batch(targets)
 
     def _close(self, host: nn.Module, *_: Any) -> None:
-        assert self._backbone is not None
+        assert self._backbone is not None and self._readout is not None
+        self._readout.close_batch()
         step, self._backbone.step = self._backbone.step, None
         if step is None:
             return

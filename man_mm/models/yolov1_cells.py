@@ -22,7 +22,8 @@ def cell_targets(gts: Any, metas: Any, grid: tuple[int, int]) -> tuple[Tensor, T
     cell = (image * grid[0] + row) * grid[1] + col
     order = torch.arange(len(cell), device=cell.device)
     first = order.new_full((len(gts) * prod(grid),), len(cell)).scatter_reduce(0, cell, order, 'amin')
-    keep = first[cell] == order  # one object a cell: the first, as in darknet, which shuffles them
+    # one object a cell: the first, as in darknet, which shuffles them; as indices, a device is waited for once
+    keep = (first[cell] == order).nonzero().squeeze(1)
     target = torch.cat([centre - corner, (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).sqrt()], 1)
     return cell[keep], target[keep], labels[keep]
 

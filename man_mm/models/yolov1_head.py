@@ -132,7 +132,7 @@ class YOLOV1Head(BaseDenseHead):
         """Return the parts of the paper's Eq. 3, each summed over the cells, the mean over the images."""
         grid = maps[0].shape[1:3]
         cls, box, conf = (part.float().flatten(0, 2) for part in maps)  # squares and sums overflow half precision
-        cell, target, labels = cell_targets(batch_gt_instances, batch_img_metas, grid)
+        cell, target, labels = self.get_targets(batch_gt_instances, batch_img_metas, grid)
         best, iou = responsible_boxes(box[cell].detach(), target, grid)
         error = (box[cell, best] - target).square()
         no_object = torch.ones_like(conf)
@@ -145,6 +145,12 @@ class YOLOV1Head(BaseDenseHead):
             loss_cls=(cls[cell] - F.one_hot(labels, self.num_classes)).square().sum(),
         )
         return {name: loss / len(batch_img_metas) for name, loss in losses.items()}
+
+    def get_targets(
+        self, batch_gt_instances: Any, batch_img_metas: Any, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `cell_targets`. By this name, as upstream's heads have it, modules share their targets."""
+        return cell_targets(batch_gt_instances, batch_img_metas, grid)
 
     def predict_by_feat(
         self, maps: Maps, batch_img_metas: Any, cfg: Any = None, rescale: bool = False, with_nms: bool = True

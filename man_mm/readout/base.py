@@ -122,6 +122,12 @@ class Readout:
         """Local losses of a step, and the main loss."""
         self.handles: list[Any] = []
 
+    def open_batch(self, targets: Any) -> None:
+        """Called before the losses of a batch, with its data samples."""
+
+    def close_batch(self) -> None:
+        """Called after them, also when one raises, and when there were none."""
+
     @contextmanager
     def task(self, auxiliary: Auxiliary, inputs: Any, targets: Any) -> Iterator[Task]:
         """The host's task on a batch for `auxiliary`; open until the backward of its local losses has ended.

@@ -9,12 +9,13 @@ from unittest import mock
 import torch
 from mmengine.config import Config
 from mmengine.structures import InstanceData
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from ..local import Auxiliary
 from .base import HostTask, Readout, register_readout
+from .once_a_batch import OnceABatch
 
 __all__ = ['DetectorReadout', 'DetectorTask']
 
@@ -43,10 +44,22 @@ class DetectorTask(HostTask):
 
 @register_readout('mmdet.models.detectors.base.BaseDetector')
 class DetectorReadout(Readout):
-    """Checks that necks make the maps that heads have priors for."""
+    """Checks that necks make the maps that heads have priors for; assigns the targets of a batch once."""
 
     task_type = DetectorTask
     scope = 'mmdet'
+
+    def __init__(self, host: nn.Module, num_modules: int) -> None:
+        super().__init__(host, num_modules)
+        self.once_a_batch = OnceABatch(host)
+
+    def open_batch(self, targets: Any) -> None:
+        """See `Readout.open_batch`."""
+        self.once_a_batch.open(targets)
+
+    def close_batch(self) -> None:
+        """See `Readout.close_batch`."""
+        self.once_a_batch.close()
 
     @staticmethod
     def synthetic_target(cfg: Config, index: int, size: tuple[int, int], generator: torch.Generator) -> Any:

@@ -75,7 +75,7 @@ def test_nothing_is_recomputed_twice_where_a_function_calls_another(calls):
 @pytest.mark.parametrize('num_modules', [None, 4])
 @pytest.mark.parametrize(
     ('functions', 'kept_fraction', 'peak_fraction'),
-    [(BP[:1], 0.99, 1), (BP[1:2], 0.7, 0.96), (BP[2:], 0.99, 0.99), ([*BP, '*layer?.?'], 0.5, 0.9)],
+    [(BP[:1], 0.99, 1), (BP[1:2], 0.7, 0.985), (BP[2:], 0.99, 0.99), ([*BP, '*layer?.?'], 0.5, 0.9)],
 )
 def test_less_is_kept_for_backward_and_the_peak_falls(num_modules, functions, kept_fraction, peak_fraction):
     plain, ours = (Run(entries, num_modules, heavy=True).memory() for entries in (None, functions))

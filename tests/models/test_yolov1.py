@@ -10,6 +10,9 @@ from mmengine.config import ConfigDict
 from mmengine.optim import OptimWrapper
 from mmengine.structures import InstanceData
 
+from man_mm.models import yolov1_head
+from man_mm.models.yolov1_cells import cell_targets
+
 from ..helpers.detection import CLASSES, FPN, PREPROCESSOR, RESNET, batch, build, local_backbone, sample
 from ..helpers.device import DEVICE
 from ..helpers.training import Trainer, assert_equal, named
@@ -264,6 +267,14 @@ def test_every_parameter_is_trained_locally(auxiliary, fc):
     run = Trainer(build(yolo(4, auxiliary, **fc)))
     assert all(value.isfinite() for value in run.step().values())
     assert run.gradients.keys() == named(run.model, '')
+
+
+@pytest.mark.parametrize('head', ['shared', 'private'])
+def test_the_targets_of_a_batch_are_made_once_for_all_modules(head, monkeypatch):
+    calls = []
+    monkeypatch.setattr(yolov1_head, 'cell_targets', lambda *args: calls.append(args) or cell_targets(*args))
+    Trainer(build(yolo(4, dict(head=head)))).step()
+    assert len(calls) == 1
 
 
 def test_private_heads_start_as_the_models_head_does_with_weights_of_their_own():
