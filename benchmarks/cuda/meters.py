@@ -168,17 +168,20 @@ class _OperatorPeaks(TorchDispatchMode):
         torch.cuda.reset_peak_memory_stats()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = torch.cuda.memory_allocated()
-        self._see(torch.cuda.max_memory_allocated(), 'outside of torch operators', before, before)
-        torch.cuda.reset_peak_memory_stats()
+        before = self._see('outside of torch operators', 0)
         result = func(*args, **(kwargs or {}))
-        self._see(torch.cuda.max_memory_allocated(), str(func), before, torch.cuda.memory_allocated())
-        torch.cuda.reset_peak_memory_stats()
+        self._see(str(func), before)
         return result
 
-    def _see(self, highest: int, name: str, before: int, after: int) -> None:
-        self.between = max(self.between, before, after)
-        scratch = highest - max(before, after)
+    def _see(self, name: str, before: int) -> int:
+        """What `name` did to the allocator; returns what is allocated now."""
+        # memory_stats() would take a millisecond an operator
+        allocated = torch._C._cuda_memoryStats(torch.cuda.current_device())['allocated_bytes']['all']
+        torch.cuda.reset_peak_memory_stats()
+        now, highest = allocated['current'], allocated['peak']
+        self.between = max(self.between, now)
+        scratch = highest - max(before, now)
         self.scratch[name] = max(self.scratch.get(name, 0), scratch)
         if highest > self.highest[0]:
             self.highest = (highest, name, scratch)
+        return now

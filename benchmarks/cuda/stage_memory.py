@@ -65,28 +65,27 @@ def path(name: str) -> str:
     return f'{rule}/retinanet_{name}_coco.py'
 
 
-def build(checks: Checks, name: str, num: int) -> Step:
-    num, size = (num, 512) if checks.is_cuda else (1, 64)
-    step = Step(load(path(name)), checks.device, num, size)
-    step.settle()
-    return step
-
-
 def row(checks: Checks, name: str, num: int) -> dict[str, Any]:
-    """A step's peak, and what the process holds besides: cuBLAS's workspace."""
+    """A step's peak, and what the process held before it: cuBLAS's workspace."""
+    return measure(checks, name, num)[0]
+
+
+def measure(checks: Checks, name: str, num: int) -> tuple[dict[str, Any], Step]:
+    """The row of a config, and its step."""
     before = torch.cuda.memory_allocated() / MIB if checks.is_cuda else 0.0
-    expected, step = estimate(name, num), build(checks, name, num)
+    expected = estimate(name, num)
+    step = Step(load(path(name)), checks.device, *((num, 512) if checks.is_cuda else (1, 64)))
+    step.settle()
     if not checks.is_cuda:
         raise Skip(f'needs a GPU; the estimate is {expected} MiB')
     found = peak(step.bare, step.device)
     error = 100 * (found['peak_mib'] / expected - 1)
-    return dict(estimate_mib=expected, **found, before_mib=before, error_percent=error)
+    return dict(estimate_mib=expected, before_mib=before, **found, error_percent=error), step
 
 
 def explain(checks: Checks, name: str) -> dict[str, Any]:
-    """The peak with cuDNN's choice of algorithms by rule and by trial, and the operators that take scratch memory."""
-    found: dict[str, Any] = row(checks, name, 8)
-    step = build(checks, name, 8)
+    """A row, the operators that take scratch memory, and the peak with cuDNN's algorithms chosen by trial."""
+    found, step = measure(checks, name, 8)
     found['operators'] = operator_peaks(step.bare, step.device)
     torch.backends.cudnn.benchmark = True
     try:
@@ -94,9 +93,4 @@ def explain(checks: Checks, name: str) -> dict[str, Any]:
         found['by_trial'] = peak(step.bare, step.device)
     finally:
         torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.enabled = False
-    try:
-        found['without_cudnn'] = peak(step.bare, step.device)
-    finally:
-        torch.backends.cudnn.enabled = True
     return found

@@ -17,7 +17,7 @@ from man_mm.engine import LocalAmpOptimWrapper
 DEMO = 'demo/retinanet_r18_man_k4_shapes.py'
 GRADIENTS = {
     'mobilenet': ('man/mobilenet-v2_man_k4_in1k.py', 'model.backbone', 4, 64),
-    'swinir': ('man/swinir_x2_man_k4_div2k.py', 'model.generator', 1, 48),
+    'swinir': ('man/swinir_x2_man_k4_div2k.py', 'model.generator', 1, 24),
 }
 EAGER = {'optim_wrapper.eager_step': True, 'optim_wrapper.clip_grad': None, 'model.backbone.auxiliary.head': 'private'}
 STILL = {'swinir': {'model.generator.backbone.drop_path_rate': 0.0}}
@@ -36,7 +36,7 @@ def main(checks: Checks) -> None:
     checks.run('profile', profile, checks.device, size, limit=20)
     for seed in (0, 1):
         for name, (path, net, num, size) in GRADIENTS.items():
-            size = size if checks.is_cuda else 32
+            size = size if checks.is_cuda else 16
             for num_modules in (4, 1):
                 options = {f'{net}.num_modules': num_modules, **STILL.get(name, {})}
                 case = (path, options, num, size, seed, checks.device)
