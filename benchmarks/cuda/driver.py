@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,30 +17,13 @@ from processes import Process, forked, import_all, spawned
 __all__ = ['main', 'supervise']
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = dict(time=95, smoke=40, resnet=50, memory=30, train=35, pytest=15)
-"""Limits in seconds, in the order of what is asked first; with 25 s of imports they add up to 290."""
 TRIES = 6
 """Of a stage, each behind the check that ended the one before."""
 
 
-def parse_args(description: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--device', choices=['cuda', 'cpu'], default='cuda')
-    parser.add_argument('--out', type=Path, required=True, help='folder of the results')
-    parser.add_argument('--budget', type=float, default=290, help='seconds for all')
-    parser.add_argument('--stages', nargs='+', choices=list(STAGES), default=list(STAGES))
-    parser.add_argument('--only', default='', help='regular expression: the checks to run, by name')
-    parser.add_argument('--scale', type=float, default=1, help='factor on the limits of stages')
-    parser.add_argument('--spawn', action='store_true', help='start stages afresh instead of forking them')
-    parser.add_argument('--run', choices=list(STAGES), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    args.out = args.out.resolve()
-    return args
-
-
-def main(description: str | None = None) -> None:
-    """Run what the command line asks for."""
-    args, begin = parse_args(description), time.time()
+def main(args: argparse.Namespace, limits: Mapping[str, float]) -> None:
+    """Run what the command line asks for; `limits` has the seconds of every stage."""
+    begin = time.time()
     os.chdir(ROOT)
     if args.run:
         import_all()
@@ -54,7 +37,7 @@ def main(description: str | None = None) -> None:
     results, spare = {}, 0.0
     for stage in args.stages:
         left = args.budget - (time.time() - begin)
-        limit = min(STAGES[stage] * args.scale + spare, left)
+        limit = min(limits[stage] * args.scale + spare, left)
         if limit < 6:
             print(f'== {stage}: no time left', flush=True)
             continue

@@ -30,10 +30,15 @@ IMPORTS = (
 
 
 class Process:
-    """A process that leads a group of its own."""
+    """A process.
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    Args:
+        pid: Its number.
+        leads: Whether it has a group of its own, which ends with it.
+    """
+
+    def __init__(self, pid: int, leads: bool = True) -> None:
+        self.pid, self.leads = pid, leads
         self.code: int | None = None
 
     def wait(self, seconds: float) -> int | None:
@@ -50,22 +55,23 @@ class Process:
         return self.code
 
     def end(self) -> None:
-        """Kill the group. One that the driver holds may not die: it is left behind."""
+        """Kill it. One that the driver holds may not die: it is left behind."""
         if self.code is None:
-            os.killpg(self.pid, signal.SIGKILL)
+            (os.killpg if self.leads else os.kill)(self.pid, signal.SIGKILL)
             self.wait(10)
 
 
-def forked(function: Callable[[], None], output: str | None = None) -> Process:
+def forked(function: Callable[[], None], output: str | None = None, leads: bool = True) -> Process:
     """A fork of this process that calls `function`; what it prints goes to the file `output`."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid:
-        return Process(pid)
+        return Process(pid, leads)
     code = 1
     try:
-        os.setsid()
+        if leads:
+            os.setsid()
         if output is not None:
             file = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
             os.dup2(file, 1)

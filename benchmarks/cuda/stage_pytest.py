@@ -29,7 +29,7 @@ def main(checks: Checks) -> None:
     started = {}
     for file in files:
         log = str(LOGS / f'{file.replace("/", ".")}.log')
-        started[file] = log, forked(lambda file=file: pytest(file, checks.device), log)
+        started[file] = log, forked(lambda file=file: pytest(file, checks.device), log, leads=False)
     for file, (log, process) in started.items():
         checks.run(file, outcome, log, process, checks.left - 1)
 

@@ -56,7 +56,7 @@ def start(program: str, log: str, *arguments: str) -> Process:
         sys.path.insert(0, str(ROOT / 'tools'))
         runpy.run_path(str(ROOT / program), run_name='__main__')
 
-    return forked(run, str(WORK / f'{log}.log'))
+    return forked(run, str(WORK / f'{log}.log'), leads=False)
 
 
 def outcome(name: str, process: Process) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,8 +93,17 @@ def test_every_config_and_estimate_is_there(cuda):
     assert [path for path in paths if not (ROOT / 'configs' / path).exists()] == []
 
 
-def test_times_in_turns_are_compared_within_a_round(cuda):
-    calls = dict(short=lambda: time.sleep(0.01), long=lambda: time.sleep(0.03))
-    rows = cuda('meters').times_in_turns(calls, 'cpu', rounds=3, burst=2)
-    assert rows['short']['ratio'] == 1 and rows['long']['ratio'] > 1.2
-    assert rows['long']['ms'] >= 30
+def test_times_in_turns_are_compared_within_a_round(cuda, monkeypatch):
+    clock, speed = [0.0], iter((1, 1, 1, 1, 10, 10, 10, 10, 1, 1, 1, 1))  # a slow moment in the second of three rounds
+
+    def takes(seconds):
+        def call():
+            clock[0] += seconds * next(speed)
+
+        return call
+
+    meters = cuda('meters')
+    monkeypatch.setattr(meters, 'time', SimpleNamespace(perf_counter=lambda: clock[0]))
+    rows = meters.times_in_turns(dict(short=takes(1), long=takes(3)), 'cpu', rounds=3, burst=2, warm=0)
+    assert rows['short'] == dict(ms=1000, ms_range=[1000, 10000], issue_ms=1000, ratio=1)
+    assert rows['long'] == dict(ms=3000, ms_range=[3000, 30000], issue_ms=3000, ratio=3)
