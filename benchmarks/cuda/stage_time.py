@@ -1,11 +1,18 @@
 """A step of RetinaNet-R50 at 512 px, batch 8: back-propagation, all of it recomputed, lean MAN, in three precisions."""
 
+import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
+import torch
 from checks import Checks
 from meters import kernels, times_in_turns, waits
 from steps import Step, Steps, load, mix_on_a_cpu, use_tf32
+
+from man_mm.local import LocalModule, listen_to_phases
+from man_mm.readout.mmdet import DetectorReadout
 
 R50 = {
     'BP': 'bp/retinanet_r50_bp_coco.py',
@@ -32,6 +39,10 @@ def main(checks: Checks) -> None:
     for precision in ('tf32', 'bf16', 'fp16'):
         checks.run(f'R50 {precision}', in_turns, steps, built, precision, limit=40, need=6)
     for name in built:
+        if 'K=' in name:
+            checks.run(f'R50 {name}, targets once a batch', with_and_without_memo, steps[name], limit=15, need=4)
+            checks.run(f'R50 {name}, phases', phases, steps[name], limit=10, need=3)
+    for name in built:
         if name != 'BP recomputed':
             checks.run(f'R50 {name}, kernels', look, kernels, steps[name], limit=20, need=4)
 
@@ -47,6 +58,37 @@ def look(how: Callable[..., dict[str, Any]], step: Step) -> dict[str, Any]:
     step.use('tf32')
     step.bare()
     return how(step.bare, step.device)
+
+
+def with_and_without_memo(step: Step) -> dict[str, Any]:
+    """The same step with targets assigned once for all modules, and anew for each, in turns."""
+    step.use('tf32')
+
+    def anew() -> None:
+        with mock.patch.object(DetectorReadout, 'open_batch', lambda readout, targets: None):
+            step.bare()
+
+    return times_in_turns({'anew': anew, 'once': step.bare}, step.device, ROUNDS if step.device != 'cpu' else 1)
+
+
+def phases(step: Step) -> dict[str, Any]:
+    """Milliseconds of a step by phase, summed over modules: the device is waited for where a phase begins."""
+    step.use('tf32')
+    step.bare()
+    taken: Counter[str] = Counter()
+    begun = ['before', time.perf_counter()]
+
+    def begin(name: str, where: Any) -> None:
+        if step.device != 'cpu':
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        taken[begun[0]] += 1e3 * (now - begun[1])
+        begun[:] = name if isinstance(where, LocalModule) else str(where), now
+
+    with listen_to_phases(begin):
+        step.bare()
+        begin('', '')
+    return dict(taken)
 
 
 def in_turns(steps: Steps, names: list[str], precision: str) -> dict[str, Any]:
