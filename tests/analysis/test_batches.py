@@ -70,7 +70,7 @@ def test_classes_alternate_and_true_images_are_as_much_larger_as_the_model_makes
     ('cfg', 'message'),
     [
         (dict(default_scope='mmseg'), r"default_scope='mmseg': a batch without data is known for \['mmagic', 'mmdet'"),
-        (dict(model=dict()), r"default_scope='mmengine': .* Leave the size out"),
+        (dict(model=dict()), r'default_scope=None: .* Leave the size out'),
         (dict(default_scope='mmagic', model=dict(generator=dict(type='LIIF'))), r'upscale_factor or \.upscale, which'),
         (dict(default_scope='mmagic', model=dict(type='SRGAN')), r'upscale_factor or \.upscale, which'),
     ],
