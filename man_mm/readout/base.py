@@ -158,8 +158,8 @@ class Readout:
         """
         known = sorted(readout.scope for readout in _READOUTS.values() if 'synthetic_target' in vars(readout))
         raise ValueError(
-            f'default_scope={cfg.get("default_scope")!r}: a batch without data is known for {known}. Leave the size out '
-            'to take one from the data set of the config.'
+            f'default_scope={cfg.get("default_scope")!r}: a batch without data is known for {known}. Leave the size '
+            'out to take one from the data set of the config.'
         )
 
     @staticmethod
