@@ -70,6 +70,8 @@ class LocalOptimWrapper(OptimWrapper):
             }
         )
         self.local_losses: dict[tuple[int, str], Tensor] = {}
+        self._num_checked = 0
+        self._norms: dict[str, Tensor] = {}
         self._backbone: LocalBackbone | None = None
         self._host: Any = None
         self._reducer: LocalDistributedDataParallel | None = None
@@ -121,7 +123,7 @@ class LocalOptimWrapper(OptimWrapper):
         host = cast(nn.Module, model.module) if wrapped else model
         if host is not self._host:
             self._bind_back_propagation(host)
-        self.local_losses.clear()
+        self._forget_losses()
         with super().optim_context(model), phase('main loss', 'neck and head (forward)', HELP['main loss']):
             try:
                 yield
@@ -137,8 +139,13 @@ class LocalOptimWrapper(OptimWrapper):
             )
         self.bind(host)
 
-    def _forget_failed_step(self) -> None:
+    def _forget_losses(self) -> None:
         self.local_losses.clear()
+        self._norms.clear()
+        self._num_checked = 0
+
+    def _forget_failed_step(self) -> None:
+        self._forget_losses()
         self._waiting = None
         if self._reducer is not None:
             self._reducer.forget_modules()
@@ -205,6 +212,7 @@ class LocalOptimWrapper(OptimWrapper):
         self._check_finite()
         with phase('main loss', 'the last module, neck and head (backward)', HELP['main loss']):
             super().update_params(loss, *args, **kwargs)
+        self._log_norms()
 
     def step(self, **kwargs: Any) -> None:
         """As upstream's, when the gradients of all modules have been averaged over the processes."""
@@ -214,10 +222,12 @@ class LocalOptimWrapper(OptimWrapper):
             super().step(**kwargs)
 
     def _check_finite(self) -> None:
-        if not self.local_losses:
+        new = list(self.local_losses.items())[self._num_checked :]
+        self._num_checked = len(self.local_losses)
+        if not new:
             return
-        finite = torch.stack([value.isfinite() for value in self.local_losses.values()]).tolist()
-        bad = [key for key, is_finite in zip(self.local_losses, finite, strict=True) if not is_finite]
+        finite = torch.stack([value.isfinite() for _, value in new]).tolist()
+        bad = [key for (key, _), is_finite in zip(new, finite, strict=True) if not is_finite]
         if bad:
             assert self._backbone is not None
             where = '; '.join(f'{name} of {self._backbone.local_modules[module]}' for module, name in bad)
@@ -237,11 +247,18 @@ class LocalOptimWrapper(OptimWrapper):
             for p in own:
                 del rest[p]
             self._clip(own, f'local_{module.index:02d}/grad_norm')
-        self._log_norms(rest)
+        self._measure_parts(rest)
         self._clip(list(rest), 'grad_norm')
 
-    def _log_norms(self, parameters: Collection[nn.Parameter]) -> None:
-        """Log the norms of the neck's and of each head's gradients, which are clipped by the one of all."""
+    def _log_norms(self) -> None:
+        if self._norms:
+            values = torch.stack([norm.float() for norm in self._norms.values()]).tolist()  # one question for all
+            for name, value in zip(self._norms, values, strict=True):
+                self.message_hub.update_scalar(f'train/{name}', value)
+            self._norms.clear()
+
+    def _measure_parts(self, parameters: Collection[nn.Parameter]) -> None:
+        """Take the norms of the neck's and of each head's gradients, which are clipped by the one of all."""
         if not parameters or 'max_norm' not in self.clip_grad_kwargs:
             return
         parts: dict[str, list[Tensor]] = {}
@@ -253,14 +270,14 @@ class LocalOptimWrapper(OptimWrapper):
         for name, grads in parts.items() if len(parts) > 1 else ():
             order = self.clip_grad_kwargs.get('norm_type', 2.0)
             norms = torch.stack([torch.linalg.vector_norm(grad, order) for grad in grads])
-            self.message_hub.update_scalar(f'train/grad_norm/{name}', float(torch.linalg.vector_norm(norms, order)))
+            self._norms[f'grad_norm/{name}'] = torch.linalg.vector_norm(norms, order)
 
     def _clip(self, parameters: list[nn.Parameter], name: str) -> None:
         if not parameters:
             return
         norm = self.clip_func(parameters, **self.clip_grad_kwargs)
         if norm is not None:  # clipping by value returns none
-            self.message_hub.update_scalar(f'train/{name}', float(norm))
+            self._norms[name] = norm
 
 
 @OPTIM_WRAPPERS.register_module()
