@@ -93,7 +93,9 @@ def loaded_after(statement):
 
 
 def test_importing_the_package_loads_no_host_library():
-    loaded = loaded_after('import man_mm, man_mm.local, man_mm.auxiliary, man_mm.readout, man_mm.engine')
+    loaded = loaded_after(
+        'import man_mm, man_mm.local, man_mm.auxiliary, man_mm.readout, man_mm.engine, man_mm.models, man_mm.datasets'
+    )
     assert 'man_mm' in loaded and 'torch' in loaded
     assert not loaded & set(HOSTS)
 

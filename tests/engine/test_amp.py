@@ -167,7 +167,7 @@ def test_without_a_scaler_gradients_are_those_of_low_precision_alone():
 )
 def test_eager_steps_in_bfloat16_end_in_the_weights_of_ordinary_steps(options):
     runs = [bfloat16_trainer(eager_step=eager, **copy.deepcopy(options)) for eager in (False, True)]
-    for i in range(3):
+    for i in range(2):  # the second one has momentum
         logs = [run.step(detection.batch(first=i)) for run in runs]
         assert logs[0] == logs[1]
     assert_equal(*(dict(run.model.state_dict()) for run in runs))

@@ -13,7 +13,7 @@ import torch
 from man_mm.runs.checkpoint_file import read_checkpoint
 
 from ..helpers.detection import retinanet
-from ..helpers.processes import tool
+from ..helpers.processes import python
 from ..helpers.runs import make_coco, run_config, runner, write_config
 
 DGL = dict(type='man_mm.DGLPyramid')
@@ -121,12 +121,12 @@ def test_every_command_line_says_so(root, checkpoint, tmp_path):
         ('model_converters/strip_auxiliary.py', cut, tmp_path / 'plain.pth'),
     ]
     for name, *arguments in calls:
-        result = tool(name, *arguments, folder=tmp_path)
+        result = python(name, *arguments, cwd=tmp_path)
         reason = 'was refused before anything of it ran' if name == 'test.py' or '--cfg-options' in arguments else CUT
-        assert result.returncode == 1 and reason in result.output
+        assert result.returncode == 1 and reason in result.stderr
         if config in arguments:
             warning = 'Warning: the config key custom_hook is read by nobody. Did you mean custom_hooks?'
-            assert warning in result.output
+            assert warning in result.stdout + result.stderr
     assert not (tmp_path / 'code/owned').exists() and not (tmp_path / 'plain.pth').exists()
 
 

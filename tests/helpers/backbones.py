@@ -41,9 +41,9 @@ MMDET = {
 }
 PRETRAIN = {
     'pretrain_resnet18': dict(type='ResNet', depth=18, stem_channels=8, base_channels=8, norm_cfg=dict(type='BN')),
-    'pretrain_resnet50': dict(type='ResNet', depth=50, out_indices=(0, 1, 2, 3)),
+    'pretrain_resnet50': dict(type='ResNet', depth=50, out_indices=(0, 1, 2, 3), stem_channels=8, base_channels=8),
     'pretrain_v1d': dict(type='ResNetV1d', depth=50, stem_channels=16, base_channels=8),
-    'pretrain_se': dict(type='SEResNet', depth=50, se_ratio=4),
+    'pretrain_se': dict(type='SEResNet', depth=50, se_ratio=4, stem_channels=8, base_channels=8),
     'pretrain_cifar': dict(type='ResNet_CIFAR', depth=18, stem_channels=8, base_channels=8),
     'cifar': dict(type='man_mm.CIFARResNet', depth=14, base_channels=4),
     'pretrain_regnet': REGNET,

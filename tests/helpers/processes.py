@@ -7,6 +7,7 @@ import runpy
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +15,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(
-    ['mmdet.models', 'mmdet.datasets', 'man_mm.engine', 'man_mm.auxiliary', 'man_mm.readout']
+    ['man_mm.engine', 'man_mm.auxiliary', 'man_mm.readout']
+    + [f'{library}.{part}' for library in ('mmdet', 'mmpretrain', 'mmagic') for part in ('models', 'datasets')]
 )
 
 
 @dataclass
 class Result:
-    """How a process ended; `returncode` is negative for a signal, as in `subprocess`."""
+    """How a process ended, and what it printed; `returncode` is negative for a signal, as in `subprocess`."""
 
     returncode: int
-    output: str
+    stdout: str
+    stderr: str
 
 
 def start(function, *arguments):
@@ -40,11 +43,13 @@ def call(function, *arguments):
     return process.exitcode
 
 
-def tool(name, *arguments, folder):
-    """Run a command line of `tools/` as a user does, with `folder` as the current one."""
-    log = folder / 'output.log'
-    code = call(_tool, str(ROOT / 'tools' / name), [str(argument) for argument in arguments], str(folder), str(log))
-    return Result(code, log.read_text())
+def python(tool, *arguments, cwd=ROOT):
+    """Run a command line of `tools/` as a user does, in a process of its own, from the root unless `cwd` is given."""
+    with tempfile.TemporaryDirectory() as logs:
+        out, err = Path(logs, 'out'), Path(logs, 'err')
+        words = [str(word) for word in (ROOT / 'tools' / tool, *arguments)]
+        code = call(_tool, words, str(cwd), str(out), str(err))
+        return Result(code, out.read_text(), err.read_text())
 
 
 def run(*command, cwd=ROOT, **env):
@@ -56,11 +61,6 @@ def run(*command, cwd=ROOT, **env):
     )
 
 
-def python(tool, *arguments, **options):
-    """Run a command line of `tools/` in a Python of its own, from the root of the checkout unless `cwd` is given."""
-    return run(sys.executable, ROOT / 'tools' / tool, *arguments, **options)
-
-
 def free_port():
     """A port that nobody listens to."""
     with socket.socket() as free:
@@ -69,22 +69,29 @@ def free_port():
 
 
 def _one_thread(function, *arguments):
+    from .configs import remember_installed_configs
     from .device import use_exact_kernels
 
     use_exact_kernels()
+    remember_installed_configs()
     function(*arguments)
 
 
-def _tool(script, arguments, folder, log):
+def _tool(words, folder, out, err):
     os.chdir(folder)
-    sys.argv = [script, *arguments]
-    sys.path.insert(0, str(Path(script).parent))
-    with open(log, 'w') as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    sys.argv = words
+    sys.path.insert(0, str(Path(words[0]).parent))
+    with (
+        open(out, 'w', buffering=1) as stdout,
+        open(err, 'w', buffering=1) as stderr,
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+    ):
         try:
-            runpy.run_path(script, run_name='__main__')
+            runpy.run_path(words[0], run_name='__main__')
         except SystemExit as end:
             if not isinstance(end.code, int | None):
-                print(end.code)
+                print(end.code, file=sys.stderr)
                 sys.exit(1)
             raise
         except Exception:

@@ -13,7 +13,7 @@ MAN = 'configs/man/retinanet_r34_man_k17_coco.py'
 
 
 def test_train_without_data_says_in_one_sentence_what_is_missing_and_where_it_goes(tmp_path):
-    result = python('train.py', ROOT / MAN, '--work-dir', tmp_path / 'run', cwd=tmp_path)
+    result = run(sys.executable, ROOT / 'tools/train.py', ROOT / MAN, '--work-dir', tmp_path / 'run', cwd=tmp_path)
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith('The data set is missing: train_dataloader.dataset.ann_file')
