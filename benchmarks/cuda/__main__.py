@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--budget', type=float, default=290, help='seconds for all')
     parser.add_argument('--stages', nargs='+', choices=list(STAGES), default=list(STAGES))
     parser.add_argument('--only', default='', help='regular expression: the checks to run, by name')
-    parser.add_argument('--scale', type=float, default=1, help='factor on the limits of stages')
+    parser.add_argument('--scale', type=float, default=1, help='factor on all limits')
     parser.add_argument('--spawn', action='store_true', help='start stages afresh instead of forking them')
     parser.add_argument('--run', choices=list(STAGES), help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -51,10 +51,11 @@ class Checks:
         path: The file.
         device: `cuda` or `cpu`; sizes are tiny on the latter.
         only: Regular expression on names of the checks to run.
+        scale: Factor on the limits of checks.
     """
 
-    def __init__(self, path: Path, device: str, only: str = '') -> None:
-        self.path, self.device, self.only = path, device, only
+    def __init__(self, path: Path, device: str, only: str = '', scale: float = 1) -> None:
+        self.path, self.device, self.only, self.scale = path, device, only, scale
         machine = json.loads(os.environ.get('MAN_MM_MACHINE', '{}'))
         self.data = read_json(path) or dict(stage=path.stem, **machine, torch=torch.__version__, checks={})
         self.deadline = float(os.environ.get('MAN_MM_DEADLINE', time.time() + 3600))
@@ -86,7 +87,7 @@ class Checks:
         if self.left < need:
             return self._keep(name, dict(ok=None, skipped=f'{self.left:.0f} s left, {need} needed'))
         begin = time.time()
-        self.data['running'] = dict(name=name, until=begin + limit)
+        self.data['running'] = dict(name=name, until=begin + self.scale * limit)
         write_json(self.path, self.data)
         try:
             found = {'ok': True, **check(*args)}

@@ -74,7 +74,7 @@ def draw_shapes(args: argparse.Namespace) -> subprocess.Popen:
 def starter(args: argparse.Namespace) -> Callable[[str], Process]:
     """How stages are started: as forks of this process, which has imported everything, if a fork can compute."""
     command = [sys.executable, str(Path(__file__).parent), '--device', args.device, '--out', str(args.out)]
-    command += ['--only', args.only]
+    command += ['--only', args.only, '--scale', str(args.scale)]
 
     def afresh(stage: str) -> Process:
         return spawned([*command, '--run', stage])
@@ -101,7 +101,7 @@ def compute(device: str) -> None:
 
 def run_stage(args: argparse.Namespace, stage: str) -> None:
     """Run a stage in this process."""
-    checks = Checks(stage_file(args, stage), args.device, args.only)
+    checks = Checks(stage_file(args, stage), args.device, args.only, args.scale)
     import_module(f'stage_{stage}').main(checks)
     checks.finish()
 

@@ -175,8 +175,7 @@ class _OperatorPeaks(TorchDispatchMode):
 
     def _see(self, name: str, before: int) -> int:
         """What `name` did to the allocator; returns what is allocated now."""
-        # memory_stats() would take a millisecond an operator
-        allocated = torch._C._cuda_memoryStats(torch.cuda.current_device())['allocated_bytes']['all']
+        allocated = torch.cuda.memory_stats_as_nested_dict()['allocated_bytes']['all']
         torch.cuda.reset_peak_memory_stats()
         now, highest = allocated['current'], allocated['peak']
         self.between = max(self.between, now)

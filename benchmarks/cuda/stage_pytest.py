@@ -31,7 +31,7 @@ def main(checks: Checks) -> None:
         log = str(LOGS / f'{file.replace("/", ".")}.log')
         started[file] = log, forked(lambda file=file: pytest(file, checks.device), log, leads=False)
     for file, (log, process) in started.items():
-        checks.run(file, outcome, log, process, checks.left - 1)
+        checks.run(file, outcome, log, process, checks.left - 1, limit=600)
 
 
 def pytest(file: str, device: str) -> None:

@@ -36,7 +36,8 @@ def main(checks: Checks) -> None:
         return step
 
     steps = Steps(make)
-    built = [rule for rule in RULES if checks.run(f'ResNet-32 {rule}', alone, steps, rule, limit=15).get('ok')]
+    rules = RULES if checks.is_cuda else ('bp', 'man')
+    built = [rule for rule in rules if checks.run(f'ResNet-32 {rule}', alone, steps, rule, limit=15).get('ok')]
     for precision in PRECISIONS:
         checks.run(f'ResNet-32 {precision}', in_turns, steps, built, precision, limit=25, need=5)
     for rule in ('man', 'bp'):
