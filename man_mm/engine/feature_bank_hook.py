@@ -2,7 +2,7 @@
 
 import inspect
 from typing import Any, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from mmengine.hooks import Hook
@@ -23,8 +23,8 @@ __all__ = ['FeatureBankHook']
 
 LOGS = ('terms', 'total')
 
-_LISTENING: 'WeakKeyDictionary[LocalBackbone, Readout]' = WeakKeyDictionary()
-"""Readouts that listen to a model's forward."""
+_LISTENING: 'WeakKeyDictionary[LocalBackbone, ref[Readout]]' = WeakKeyDictionary()
+"""Readouts that listen to a model's forward; the model holds them."""
 
 
 @HOOKS.register_module()
@@ -81,12 +81,12 @@ class FeatureBankHook(Hook):
             raise ValueError(f'{type(host).__name__} must hold the LocalBackbone itself, as {names}.')
         readout = build_readout(host, backbone.num_modules)
         readout.check(backbone.auxiliaries[0])
-        before = _LISTENING.pop(backbone, None)
+        before = _LISTENING.pop(backbone, lambda: None)()
         if before is not None:  # left by a run that did not end, or by a second hook of this kind
             before.detach()
         readout.attach(backbone.auxiliaries[0], self._open, self._close)
         optim_wrapper.bind(host)
-        _LISTENING[backbone] = self._readout = readout
+        _LISTENING[backbone], self._readout = ref(readout), readout
         self._backbone, self._optim_wrapper = backbone, optim_wrapper
 
     def _open(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
