@@ -37,7 +37,9 @@ def small_config(name):
     net = inner(cfg.model).type
     width = 1 if cfg.model.type in WHOLE or net in WHOLE else WIDTH
     small = Config(dict(model=narrow(cfg.model.to_dict(), width), default_scope=cfg.default_scope))
-    for key in ('data_preprocessor', 'optim_wrapper', 'custom_hooks'):
+    if cfg.get('data_preprocessor') is not None:
+        small.data_preprocessor = narrow(cfg.data_preprocessor.to_dict())
+    for key in ('optim_wrapper', 'custom_hooks'):
         if cfg.get(key) is not None:
             small[key] = cfg[key]
     return small
