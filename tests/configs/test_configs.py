@@ -17,7 +17,7 @@ from ..helpers.restoration import batch as pairs_of_images
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(str(path.relative_to(ROOT / 'configs')) for path in ROOT.glob('configs/[!_]*/*.py'))
-RULES = ('man', 'dgl', 'predsim', 'infopro', 'auglocal')
+RULES = sorted({Path(name).parent.name for name in CONFIGS} - {'bp', 'demo'})
 LOCAL = [name for name in CONFIGS if any(f'_{rule}' in name for rule in RULES)]
 UPSTREAMS = ('faster-rcnn', 'fcos', 'detr', 'deformable-detr', 'retinanet_regnetx', 'retinanet_swin', 'swinir')
 """Models whose config is upstream's, and so for ImageNet."""
@@ -32,8 +32,8 @@ WIDTH = 8
 SIZE = 32
 SHALLOW = {110: 20, 32: 20, 152: 50, 101: 50}
 """Depth at which a ResNet is tested; K shrinks with it."""
-WHOLE = ('DETR', 'DeformableDETR', 'RegNet', 'SwinTransformer', 'ConvNeXt', 'MobileNetV2')
-"""Detectors and backbones whose widths are tied to one another: they are tested as wide as they are."""
+WHOLE = ('DETR', 'DeformableDETR')
+"""Detectors whose widths are tied to one another: they are tested as wide as they are."""
 DATA = dict(num_classes=10, mean=100.0, std=60.0, lr=0.001)
 """What configs of other data sets may say otherwise."""
 UNITS = {'man_mm.CIFARResNet': 10, 'VisionTransformer': 5, 'ResNet': 17}
@@ -56,14 +56,14 @@ def narrow(cfg, width=WIDTH, name=''):
     if small.get('type') == 'man_mm.YOLOV1Head':
         small['grid_size'] = None  # the images are smaller
     if small.get('type') == 'man_mm.CIFARResNet':
-        small.update(base_channels=16 // WIDTH, depth=SHALLOW[cfg['depth']])
+        small.update(base_channels=16 // width, depth=SHALLOW[cfg['depth']])
     if small.get('type') in ('DETR', 'DeformableDETR'):
         small.update(num_queries=10, encoder={**small['encoder'], 'num_layers': 1})
         small['decoder'] = {**small['decoder'], 'num_layers': 2}
     if small.get('type') == 'SwinIRNet':
         small.update(embed_dim=12, depths=[2] * 6, num_heads=[2] * 6, img_size=16)
     if small.get('type') == 'VisionTransformer':
-        small['arch'] = dict(embed_dims=384 // WIDTH, num_layers=4, num_heads=2, feedforward_channels=96)
+        small['arch'] = dict(embed_dims=384 // width, num_layers=4, num_heads=2, feedforward_channels=96)
         small.update(img_size=SIZE, patch_size=8)
     if small.get('type') == 'man_mm.LocalBackbone':
         units = UNITS.get(cfg['backbone']['type'], cfg['num_modules'])
@@ -98,10 +98,15 @@ def batch_for(cfg):
     return images_with_boxes(2)  # group norm of maps of one pixel needs more than one
 
 
+def width_of(cfg):
+    """By how much a model is narrowed: not at all where no key of its backbone does."""
+    net = inner(cfg.model.to_dict())
+    return 1 if cfg.model.type in WHOLE or narrow(net) == narrow(net, width=1) else WIDTH
+
+
 def small_config(cfg):
     """What a training step on the CPU reads of a config, narrowed, without what depends on the data set."""
-    net = inner(cfg.model).type
-    width = 1 if cfg.model.type in WHOLE or net in WHOLE else WIDTH
+    width = width_of(cfg)
     hooks = [hook.to_dict() for hook in cfg.get('custom_hooks', []) if hook.type == 'man_mm.FeatureBankHook']
     rest = ('loss_scale', 'dtype', 'paramwise_cfg', 'constructor')
     wrapper = {key: value for key, value in cfg.optim_wrapper.to_dict().items() if key not in rest}

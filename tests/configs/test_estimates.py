@@ -9,7 +9,7 @@ from man_mm.analysis.cost import step_cost
 from man_mm.analysis.estimate import FakeTrainStep, is_mixed
 from man_mm.analysis.step import TrainStep
 
-from .test_configs import CONFIGS, WHOLE, WIDTH, batch_for, inner, load, narrow
+from .test_configs import CONFIGS, batch_for, load, narrow, width_of
 
 REPRESENTATIVE = (
     'auglocal/resnet32_auglocal_k16_cifar10.py',
@@ -34,9 +34,7 @@ REPRESENTATIVE = (
 def small_config(name):
     """A config at the widths at which `test_configs` trains it."""
     cfg = load(name)
-    net = inner(cfg.model).type
-    width = 1 if cfg.model.type in WHOLE or net in WHOLE else WIDTH
-    small = Config(dict(model=narrow(cfg.model.to_dict(), width), default_scope=cfg.default_scope))
+    small = Config(dict(model=narrow(cfg.model.to_dict(), width_of(cfg)), default_scope=cfg.default_scope))
     if cfg.get('data_preprocessor') is not None:
         small.data_preprocessor = narrow(cfg.data_preprocessor.to_dict())
     for key in ('optim_wrapper', 'custom_hooks'):

@@ -1,14 +1,25 @@
-"""RegNet, MobileNetV2, ConvNeXt and Swin in local training: random numbers, gradients, small models, refusals."""
+"""RegNet, MobileNetV2, VGG, ConvNeXt and Swin in local training: random numbers, gradients, small models, refusals."""
 
 import copy
 import pickle
 
 import pytest
 import torch
+from mmengine.registry import MODELS, DefaultScope
 
 from man_mm.local import run_units, unroll
 
-from ..helpers.backbones import CONVNEXT, MAPS, MOBILENET, NORMED, PRETRAIN_SWIN, REGNET, SWIN, wrapped
+from ..helpers.backbones import (
+    CLASSIFIED,
+    CONVNEXT,
+    DETECTED,
+    MAPS,
+    NORMED,
+    PRETRAIN_SWIN,
+    REFUSED,
+    SWIN,
+    wrapped,
+)
 from ..helpers.classification import batch as labelled
 from ..helpers.classification import classifier, make
 from ..helpers.detection import FPN, batch, build, images, retinanet
@@ -18,13 +29,6 @@ DROPPING = {
     'convnext': (dict(MAPS, drop_path_rate=0.5), 'mmdet'),
     'swin': (dict(SWIN, drop_path_rate=0.5, drop_rate=0.3, attn_drop_rate=0.3), 'mmdet'),
     'pretrain_swin': (dict(PRETRAIN_SWIN, drop_path_rate=0.5, drop_rate=0.3, pad_small_map=True), 'mmpretrain'),
-}
-DETECTED = {
-    'regnet': (dict(REGNET, out_indices=(1, 2, 3)), [16, 32, 64]),
-    'mobilenet': (dict(MOBILENET, out_indices=(2, 4, 7)), [8, 24, 1280]),
-    'convnext': (dict(MAPS, out_indices=[1, 2, 3]), [16, 32, 64]),
-    'swin': (dict(SWIN, out_indices=(1, 2, 3)), [16, 32, 64]),
-    'swin_frozen': (dict(SWIN, out_indices=(1, 2, 3), frozen_stages=2), [16, 32, 64]),
 }
 
 
@@ -120,16 +124,9 @@ def test_copies_of_a_wrapped_backbone_are_whole(name):
 
 
 @pytest.mark.parametrize('rule', ['man', 'dgl'])
-@pytest.mark.parametrize(
-    ('net', 'neck', 'width'),
-    [
-        (dict(type='ConvNeXt', **CONVNEXT), None, 64),
-        (dict(MOBILENET, out_indices=(7,)), dict(type='GlobalAveragePooling'), 1280),
-        (PRETRAIN_SWIN, dict(type='GlobalAveragePooling'), 64),
-    ],
-    ids=['convnext', 'mobilenet', 'swin'],
-)
-def test_classifiers_train_every_parameter(net, neck, width, rule):
+@pytest.mark.parametrize('name', CLASSIFIED)
+def test_classifiers_train_every_parameter(name, rule):
+    net, neck, width = CLASSIFIED[name]
     cfg = classifier(rule, 5, size=64)
     cfg['backbone']['backbone'] = net
     run = Trainer(make(dict(cfg, neck=neck, head={**cfg['head'], 'in_channels': width})))
@@ -137,10 +134,11 @@ def test_classifiers_train_every_parameter(net, neck, width, rule):
     assert set(run.gradients) == named(run.model, '')
 
 
-@pytest.mark.parametrize('key', ['out_after_downsample', 'use_abs_pos_embed'])
-def test_a_swin_transformer_with_what_is_not_described_is_refused(key):
-    with pytest.raises(ValueError, match=f'SwinTransformer with .*{key}=True'):
-        unroll(build(dict(PRETRAIN_SWIN, img_size=64, **{key: True}), scope='mmpretrain'))
+@pytest.mark.parametrize('name', REFUSED)
+def test_a_variant_that_is_not_described_is_refused(name):
+    cfg, scope, message = REFUSED[name]
+    with DefaultScope.overwrite_default_scope(scope), pytest.raises(ValueError, match=message):
+        unroll(MODELS.build(cfg))
 
 
 @pytest.mark.parametrize('net', [dict(MAPS, with_cp=True), dict(SWIN, with_cp=True)], ids=['convnext', 'swin'])

@@ -5,6 +5,8 @@ import torch
 from mmengine.runner.checkpoint import get_state_dict, load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict as mmengine_load
 
+from man_mm.local import unroll
+
 from ..helpers.backbones import ALL, NORMED, check_mirrors, wrapped
 from ..helpers.detection import batch, build, images, local_backbone, retinanet
 from ..helpers.training import assert_equal
@@ -37,25 +39,15 @@ def test_outputs_and_keys_are_the_plain_backbones(name, num_modules):
     assert_equal(own_keys(ours), dict(plain.state_dict()))  # running statistics moved alike
 
 
-def blocks_of_stages(net):
-    """How many blocks each stage of a plain backbone has, up to its last output; a lone layer is one."""
-    if hasattr(net, 'stages'):
-        stages = [getattr(stage, 'blocks', stage) for stage in net.stages]
-    else:
-        stages = [getattr(net, name) for name in getattr(net, 'res_layers', None) or net.layers]
-    return [len(stage) if hasattr(stage, '__len__') else 1 for stage in stages[: max(net.out_indices) + 1]]
-
-
 @pytest.mark.parametrize('name', ALL)
 def test_every_number_of_modules_up_to_the_number_of_units_builds(name):
     cfg, scope = ALL[name]
     plain = build(cfg, 0, scope)
-    blocks = blocks_of_stages(plain)
-    most = 1 + sum(blocks)
-    frozen = 1 + blocks[0] if plain.frozen_stages == 1 else 0
+    trains = [any(p.requires_grad for p in unit.parameters(plain)) for unit in unroll(plain).units]
+    most = len(trains)
     for num_modules in (2, most // 2, most):
         ours = build(wrapped(cfg, num_modules), 0, scope)
-        assert ours.num_modules == min(num_modules, most - frozen)
+        assert ours.num_modules == min(num_modules, sum(trains))
         assert len(ours.auxiliaries) == ours.num_modules - 1
     with pytest.raises(ValueError, match=f'num_modules={most + 1} .* to {most},'):
         build(wrapped(cfg, most + 1), 0, scope)

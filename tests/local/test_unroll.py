@@ -33,6 +33,45 @@ def test_units_hold_every_layer_that_the_outputs_need_once(name):
     assert {id(p) for p in net.parameters() if p.grad is not None} <= set(owned)
 
 
+def blocks_of_stages(net):
+    """How many blocks each stage of a plain backbone has, up to its last output; a lone layer is one."""
+    if hasattr(net, 'stages'):
+        stages = [getattr(stage, 'blocks', stage) for stage in net.stages]
+    else:
+        stages = [getattr(net, name) for name in getattr(net, 'res_layers', None) or net.layers]
+    return [len(stage) if hasattr(stage, '__len__') else 1 for stage in stages[: max(net.out_indices) + 1]]
+
+
+@pytest.mark.parametrize(
+    'name', ['resnet18', 'some_outputs', 'frozen_stages', 'regnet', 'mobilenet', 'mobilenet_frozen', 'convnext', 'swin']
+)
+def test_the_stem_and_every_block_are_units_and_those_of_frozen_stages_do_not_train(name):
+    net = build(ALL[name][0], 0, ALL[name][1])
+    trains = [any(p.requires_grad for p in unit.parameters(net)) for unit in unroll(net).units]
+    blocks = blocks_of_stages(net)
+    frozen = 1 + blocks[0] if net.frozen_stages == 1 else 0
+    assert trains == [False] * frozen + [True] * (1 + sum(blocks) - frozen)
+
+
+@pytest.mark.parametrize(('name', 'convolutions'), [('ssd_vgg', 10), ('pretrain_vgg', 8), ('pretrain_vgg_frozen', 8)])
+def test_every_convolution_of_a_vgg_is_a_unit_which_ends_with_its_activation(name, convolutions):
+    net = build(ALL[name][0], 0, ALL[name][1])
+    units = unroll(net).units
+    held = [
+        sum(isinstance(part, torch.nn.Conv2d) for path in unit.layers for part in net.get_submodule(path).modules())
+        for unit in units
+    ]
+    assert held == [1] * convolutions
+    assert all((unit(net, x) >= 0).all() for unit, x in zip(units, inputs_of(units, net), strict=True))
+
+
+def inputs_of(units, net):
+    x = images()
+    for unit in units:
+        yield x
+        x = unit(net, x)
+
+
 @pytest.mark.parametrize(
     ('end', 'blocks'), [(1, [1, 3, 5, 7]), (2, [2, 3, 5, 7]), (3, [3, 5, 7]), (4, [4, 5, 7]), (8, [8])]
 )

@@ -11,18 +11,18 @@ from ..unroll import StageOutputs, Unit, Unrolled
 __all__ = ['staged', 'unroll_normed_stages', 'unroll_stages']
 
 
-def staged(stem: Unit, stages: Iterable[Sequence[Unit]], outputs: Sequence[int]) -> tuple[Unit, ...]:
+def staged(stem: Unit | None, stages: Iterable[Sequence[Unit]], outputs: Sequence[int]) -> tuple[Unit, ...]:
     """The stem, then the units of every stage; a stage's end is a tap of the stage's name.
 
     Stages after the last output are left out: nothing could train them. The end of an earlier stage that is no output
     is a pooled tap.
 
     Args:
-        stem: The first unit.
+        stem: The first unit; None where it belongs to the first stage.
         stages: The units of each stage, which make maps (N, C, H, W).
         outputs: Indices of the stages whose ends the backbone returns, in some form.
     """
-    units = [stem]
+    units = [] if stem is None else [stem]
     for index, (*inner, last) in enumerate(stages):
         if index <= max(outputs):
             units += [*inner, replace(last, tap=last.stage, pooled=index not in outputs)]
