@@ -2,8 +2,10 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,43 @@ def files_of(*parts):
 )
 def test_the_mechanism_imports_no_host_library(file):
     assert not [name for name in imported(file) if name.split('.')[0] in HOSTS]
+
+
+def module_of(file):
+    """Its dotted name; a package's is that of its `__init__.py`."""
+    return '.'.join(('man_mm', *file.relative_to(PACKAGE).with_suffix('').parts)).removesuffix('.__init__')
+
+
+def arrows():
+    """The modules of the package, and those that each imports, at any depth."""
+    modules = {module_of(file): file for file in FILES}
+    found = {}
+    for module, file in modules.items():
+        longest = (name if name in modules else name.rpartition('.')[0] for name in imported(file))
+        found[module] = {name for name in longest if name in modules} - {module}
+    return found
+
+
+def room_of(module):
+    return f'{module}.'.split('.')[1] or 'man_mm'
+
+
+def test_no_file_of_the_package_imports_itself_by_way_of_others():
+    graph = arrows()
+    assert sum(map(len, graph.values())) > len(graph)
+    TopologicalSorter(graph).prepare()  # names the circle if there is one
+
+
+def test_rooms_import_what_the_documentation_says_and_nothing_above_them():
+    table = (PACKAGE.parent / 'docs/code.md').read_text().partition('| room | imports |')[2].partition('\n\n')[0]
+    rows = re.findall(r'^\| `(\w+)` \|(.*)\|$', table, re.MULTILINE)
+    written = {room: set(re.findall(r'`(\w+)`', imports)) for room, imports in rows}
+    found = {room_of(module): set() for module in arrows()}
+    for module, others in arrows().items():
+        found[room_of(module)] |= {room_of(other) for other in others} - {room_of(module)}
+    assert written == found
+    rooms = [room for room, _ in rows]
+    assert all(rooms.index(other) > rooms.index(room) for room in rooms for other in written[room])
 
 
 @pytest.mark.parametrize('file', files_of('local'), ids=lambda file: file.name)
