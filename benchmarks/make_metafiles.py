@@ -1,4 +1,5 @@
-"""Write `configs/*/metafile.yml` and `model-index.yml` from the names of the config files and `configs/published.yml`.
+"""Write `configs/*/metafile.yml` and `model-index.yml` from the names of config files, `configs/published.yml`,
+and the papers of CITATION.cff.
 
 What MMEngine's `package::` configs and OpenMMLab's installer look for: run it after a config came, went or was renamed.
 """
@@ -11,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 NOTE = """\
-# Written by benchmarks/make_metafiles.py, from the names of the configs and configs/published.yml.
+# Written by benchmarks/make_metafiles.py, from the names of the configs, configs/published.yml and CITATION.cff.
 # "The paper" is what it reports, not a result of these configs.
 """
 
@@ -20,7 +21,7 @@ def metafiles(root: Path = ROOT) -> dict[Path, str]:
     """Texts of all metafiles below `root`, and of the index, by path.
 
     Raises:
-        ValueError: If configs/published.yml names a config that is not there, or not the folder of one.
+        ValueError: If configs/published.yml names a config that is not there, or CITATION.cff no paper for a folder.
     """
     published = yaml.safe_load((root / 'configs/published.yml').read_text())
     configs = {path.stem: path for path in sorted(root.glob('configs/[!_]*/*.py')) if path.parent.name != 'demo'}
@@ -28,18 +29,28 @@ def metafiles(root: Path = ROOT) -> dict[Path, str]:
     unknown = sorted(set(published['The paper']) - set(configs))
     if unknown:
         raise ValueError(f'configs/published.yml has numbers of {unknown}, which are no configs.')
-    if set(published['Collections']) != {folder.name for folder in folders}:
+    papers = _papers(yaml.safe_load((root / 'CITATION.cff').read_text()))
+    without = [folder.name for folder in folders if folder.name not in papers]
+    if without:
         raise ValueError(
-            f'configs/published.yml has the collections {sorted(published["Collections"])}, but the folders of '
-            f'configs are {[folder.name for folder in folders]}.'
+            f'CITATION.cff has the papers of {sorted(papers)}, but none for the folders of configs {without}: a '
+            'reference whose notes are the name of the rule.'
         )
-    texts = {folder / 'metafile.yml': _dump(_metafile(folder, published, root)) for folder in folders}
+    texts = {
+        folder / 'metafile.yml': _dump(_metafile(folder, papers[folder.name], published, root)) for folder in folders
+    }
     index = {'Import': [str(path.relative_to(root)) for path in texts]}
     return {**texts, root / 'model-index.yml': _dump(index)}
 
 
-def _metafile(folder: Path, published: dict[str, Any], root: Path) -> dict[str, Any]:
-    collection = published['Collections'][folder.name]
+def _papers(citation: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What rules are called and where they were published, by the name of their folder."""
+    cited = {'MAN': citation['preferred-citation'], **{work['notes']: work for work in citation['references']}}
+    papers = {name: {'Paper': {'Title': work['title'], 'URL': work['url']}} for name, work in cited.items()}
+    return {name.lower(): {'Name': name, **papers.get(name, {})} for name in ('BP', *papers)}
+
+
+def _metafile(folder: Path, collection: dict[str, Any], published: dict[str, Any], root: Path) -> dict[str, Any]:
     models = []
     for path in sorted(folder.glob('*.py')):
         model = {'Name': path.stem, 'In Collection': collection['Name'], 'Config': str(path.relative_to(root))}

@@ -62,7 +62,7 @@ def test_the_citation_names_the_paper_and_every_rule():
         assert work['type'] in TYPES and work['title'] and work['url'].startswith('https://')
         assert all(author.get('family-names') and author.get('given-names') for author in work['authors'])
     papers = {collection['Paper']['Title'] for path in imported() for collection in collections(path)}
-    assert papers == {work['title'] for work in cited}
+    assert papers == {work['title'] for work in cited}  # none of a rule that has no configs
 
 
 def imported():

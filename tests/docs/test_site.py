@@ -4,14 +4,14 @@ import re
 
 import pytest
 
+from man_mm import auxiliary as rules
 from man_mm import engine
-from man_mm.auxiliary import DGL, SLM, AugLocal, DGLPyramid, InfoPro, PredSim, SlimSLM
 from man_mm.keys import legal_keys
 from man_mm.local import Auxiliary, LocalBackbone
 
 from ..helpers.commands import ROOT, blocks
 
-AUXILIARIES = (SLM, SlimSLM, DGL, DGLPyramid, PredSim, InfoPro, AugLocal)
+AUXILIARIES = [getattr(rules, name) for name in rules.__all__ if name != 'ClassifierAuxiliary']
 SWITCHES = (ROOT / 'docs/switches.md').read_text()
 
 
