@@ -26,7 +26,7 @@ def centred_gram(features: Tensor) -> Tensor:
     and Rizzo, 2014).
 
     Args:
-        features: (N, ...); everything behind the first dimension is flattened.
+        features: (N, ...); everything after the first dimension is flattened.
 
     Returns:
         (N, N), in double precision, with zeros on the diagonal; every row sums to 0.

@@ -1,4 +1,4 @@
-"""What training steps cost: bytes by kind and module, seconds, floating-point operations."""
+"""Cost of training steps: bytes by kind and module, seconds, floating-point operations."""
 
 import gc
 import time

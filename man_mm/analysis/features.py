@@ -1,4 +1,4 @@
-"""What the layers of a trained model make of images: units of the backbone, or modules by their names."""
+"""Features that a trained model makes of images: by units of the backbone, or modules by their names."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -50,7 +50,7 @@ def layer_features(
         batch: As a data loader collates it.
         reduce: Called on each output, e.g. (N, C, H, W).
         layers: Names of modules of `model`. Those of a wrapped backbone have the plain model's names. Default: the
-            ends of all units of the backbone; then nothing behind the backbone runs.
+            ends of all units of the backbone; then nothing after the backbone runs.
 
     Raises:
         ValueError: If a layer is unknown, is not reached, or returns no tensor.

@@ -128,7 +128,7 @@ class PeakMemory:
 
 
 def training_tensors(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str, list[Tensor]]:
-    """What a model holds between two steps, by kind: weights with buffers, gradients, the optimizer's state."""
+    """Bytes that a model holds between two steps, by kind: weights with buffers, gradients, the optimizer's state."""
     found: dict[str, list[Tensor]] = {kind: [] for kind in ('weights', 'auxiliary', 'gradients', 'optimizer')}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         found['auxiliary' if is_auxiliary_key(name) else 'weights'].append(tensor)

@@ -1,4 +1,4 @@
-"""What a partition looks like: a row per module, as plain data."""
+"""A partition as plain data: a row per module."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

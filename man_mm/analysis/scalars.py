@@ -1,4 +1,4 @@
-"""What a finished run logged, as plain data."""
+"""Logged scalars of a finished run, as plain data."""
 
 import json
 from pathlib import Path

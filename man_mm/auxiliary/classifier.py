@@ -1,4 +1,4 @@
-"""What auxiliaries made for classification share: they end in one vector an image and in a classifier of their own."""
+"""The base of auxiliaries made for classification: they end in one vector an image and in a classifier of their own."""
 
 from abc import abstractmethod
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What plugs into MMEngine's runner: optim wrappers, hooks, wrappers for several processes."""
+"""Parts that plug into MMEngine's runner: optim wrappers, hooks, wrappers for several processes."""
 
 from .activation_checkpoint_hook import ActivationCheckpointHook
 from .distributed import LocalDistributedDataParallel

@@ -1,4 +1,4 @@
-"""What has to be the same in all processes of a run, and in a run and the checkpoint that it resumes from."""
+"""Settings that have to be the same in all processes of a run, and in a run and the checkpoint that it resumes from."""
 
 import logging
 from collections.abc import Iterator, Mapping

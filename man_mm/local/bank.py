@@ -55,7 +55,7 @@ class FeatureBank:
         return {name: self.get(name) for name in self._entries}
 
     def seen_with(self, taps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What an auxiliary sees: earlier taps as they are lent, detached, and of its module's own `taps`, which carry
+        """Taps for an auxiliary: earlier ones as they are lent, detached, and of its module's own `taps`, which carry
         the module's graph, those that are banked as maps.
         """
         lent = {name: tap if self.is_lent else tap.new_zeros(()).expand_as(tap) for name, tap in self.taps().items()}

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 Activation = Tensor | tuple[Tensor, ...]
-"""What passes between units: a tensor, or several, e.g. the branches of a backbone of many resolutions."""
+"""Passes between units: a tensor, or several, e.g. the branches of a backbone of many resolutions."""
 
 
 def detached(x: Activation, requires_grad: bool = False) -> Activation:

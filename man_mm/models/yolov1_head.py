@@ -45,7 +45,7 @@ class YOLOV1Head(BaseDenseHead):
         conv_strides: Their strides, one each; empty for none of them.
         fc_channels: None predicts by 1x1 convolutions. An int, 4096 in the paper, predicts by two fully connected
             layers with so many units between them; it needs `grid_size`.
-        norm_cfg: Config of the norm behind each 3x3 convolution; the paper has none.
+        norm_cfg: Config of the norm after each 3x3 convolution; the paper has none.
         lambda_coord: Weight of the boxes' errors in Eq. 3.
         lambda_noobj: Weight of the confidence of boxes that find nothing in Eq. 3.
         train_cfg: Not read; detectors give it.
@@ -125,7 +125,7 @@ class YOLOV1Head(BaseDenseHead):
         raise ValueError(
             f'bbox_head.grid_size={size} does not fit the images: with padding, they give {rows} x {cols} cells '
             f'(height x width). Right are images {size / rows:.3g} times as high and {size / cols:.3g} times as wide '
-            f'({32 * prod(self.conv_strides) * size} px behind a backbone of stride 32){instead}.'
+            f'({32 * prod(self.conv_strides) * size} px after a backbone of stride 32){instead}.'
         )
 
     def loss_by_feat(self, maps: Maps, batch_gt_instances: Any, batch_img_metas: Any, *_: Any) -> dict[str, Tensor]:

@@ -105,7 +105,7 @@ class HostTask(Task):
 
 
 class Readout:
-    """What has to be set up and checked so that a host model's task trains the modules of its backbone.
+    """Set-up and checks of a host model whose task trains the modules of its backbone.
 
     Args:
         host: The model whose backbone is a `LocalBackbone`.

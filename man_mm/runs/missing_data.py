@@ -35,7 +35,7 @@ def _files(cfg: Mapping[str, Any], loaders: tuple[str, ...]) -> Iterator[tuple[s
 
 
 def _state(path: str) -> str | None:
-    """What is wrong with `path`; a URL is left to its backend."""
+    """The fault of `path`, if there is one; a URL is left to its backend."""
     if '://' in path:
         return None
     if not osp.exists(path):

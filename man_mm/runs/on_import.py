@@ -28,7 +28,7 @@ def act_on_import(name: str, action: Callable[[ModuleType], None], undo: ExitSta
 
 
 class _Watcher(MetaPathFinder):
-    """Lets the finders behind it find one module, and acts around the running of its code."""
+    """Lets the finders after it find one module, and acts around the running of its code."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class _Watcher(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """As every finder's; None for other modules, and while the finders behind are asked."""
+        """As every finder's; None for other modules, and while the finders after it are asked."""
         if fullname != self.name or self._is_searching:
             return None
         self._is_searching = True

@@ -1,4 +1,4 @@
-"""What importing man_mm patches in other packages; the list is in man_mm's docstring."""
+"""The patches in other packages that importing man_mm makes; the list is in man_mm's docstring."""
 
 from contextlib import ExitStack
 from importlib import import_module

@@ -25,14 +25,14 @@ class Planner:
 
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
-        self.place = _place_of(cfg)
+        self.attribute = _attribute_of(cfg)
         self.estimates: dict[Any, Estimate] = {}
         self.functions: dict[bool, list[str]] = {False: [], True: []}
 
     @property
     def net(self) -> Any:
         """Config of the LocalBackbone."""
-        return self.cfg.model[self.place]
+        return self.cfg.model[self.attribute]
 
     def budget(self, budget: Any) -> int:
         if budget is not None:
@@ -46,12 +46,14 @@ class Planner:
         """Build the model once without auxiliaries and once with, to see what there is to choose from."""
         policy = self.net.get('partition', 'uniform')
         if not isinstance(policy, str):
-            raise ValueError(f'model.{self.place}.partition={policy!r} names cuts, which a plan chooses: leave it out.')
+            raise ValueError(
+                f'model.{self.attribute}.partition={policy!r} names cuts, which a plan chooses: leave it out.'
+            )
         size = size or self.net.get('probe_size')
         if size is None:
             raise ValueError(
-                f'a plan needs the size of the training images: set model.{self.place}.probe_size to their height and '
-                'width in px.'
+                f'a plan needs the size of the training images: set model.{self.attribute}.probe_size to their height '
+                'and width in px.'
             )
         self.size, self.device = tuple(size), device
         self.batch_size = self.cfg.train_dataloader.batch_size
@@ -64,7 +66,7 @@ class Planner:
         self.functions[False] = list(_functions(whole))
         if self.max_modules > 1:
             cut = FakeTrainStep(self.config(Setting(2)), device).model
-            self.functions[True] = [*self.functions[False], *_auxiliary_functions(cut, self.place)]
+            self.functions[True] = [*self.functions[False], *_auxiliary_functions(cut, self.attribute)]
 
     def settings(self) -> list[Setting]:
         return list_settings(
@@ -90,7 +92,7 @@ class Planner:
         """The config with a setting in it, and no plan."""
         cfg = copy.deepcopy(self.cfg)
         cfg.pop('plan', None)
-        net = cfg.model[self.place]
+        net = cfg.model[self.attribute]
         net.num_modules = setting.num_modules
         if setting.partition is not None:
             net.partition = setting.partition
@@ -117,7 +119,7 @@ class Planner:
         return [function for function in functions if is_cut or '.auxiliaries.' not in function]
 
 
-def _place_of(cfg: Config) -> str:
+def _attribute_of(cfg: Config) -> str:
     """The model's attribute that is a LocalBackbone."""
     for name in BACKBONES:
         net = cfg.model.get(name)
@@ -167,7 +169,7 @@ def _functions(model: nn.Module, prefix: str = '') -> Iterator[str]:
             yield from (f'{prefix}{name}.{method}' for method in methods if hasattr(type(part), method))
 
 
-def _auxiliary_functions(model: nn.Module, place: str) -> Iterator[str]:
+def _auxiliary_functions(model: nn.Module, attribute: str) -> Iterator[str]:
     first = find_local_backbone(model).auxiliaries[0]
-    yield from _functions(first, f'{place}.auxiliaries.*.')
-    yield from _functions(first.heads, f'{place}.auxiliaries.*.heads.')
+    yield from _functions(first, f'{attribute}.auxiliaries.*.')
+    yield from _functions(first.heads, f'{attribute}.auxiliaries.*.heads.')

@@ -17,7 +17,7 @@ __all__ = ['Estimate', 'Setting', 'fastest', 'list_settings', 'search']
 
 @dataclass(frozen=True)
 class Setting:
-    """What a plan chooses.
+    """Choices of a plan.
 
     Args:
         num_modules: K.
@@ -51,7 +51,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a setting needs.
+    """Needs of a setting.
 
     Args:
         setting: The setting.

@@ -1,4 +1,4 @@
-"""What the processes of a pipeline read: the first one all data, the others nothing."""
+"""Data of a pipeline's processes: the first one reads all, the others nothing."""
 
 import itertools
 from collections.abc import Iterator

@@ -29,7 +29,7 @@ TAP, BRANCH = 'tap.', 'x.'
 
 @dataclass(frozen=True)
 class Handover:
-    """What the modules of a process leave to those of the next one. All tensors are detached.
+    """Tensors that the modules of a process leave to those of the next one, all detached.
 
     Args:
         x: The input of its first module.

@@ -1,4 +1,4 @@
-"""ConvNeXt: patches, then stages of blocks, each behind a downsampling layer; every output has a norm of its own."""
+"""ConvNeXt: patches, then stages of blocks, each after a downsampling layer; every output has a norm of its own."""
 
 from typing import Any
 

@@ -93,7 +93,7 @@ class _Image:
     Args:
         mean: Of the images' channels, which the stem subtracts.
         std: What the stem divides by.
-        steps: Layers behind the long skip, in order.
+        steps: Layers after the long skip, in order.
         norm: A norm of tokens before `conv_after_body`, if there is one.
     """
 

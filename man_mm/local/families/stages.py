@@ -1,4 +1,4 @@
-"""What backbones of stages have in common: a stem, stages of blocks, and some of the stages' ends as outputs."""
+"""Backbones of stages: a stem, stages of blocks, and some of the stages' ends as outputs."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -22,7 +22,7 @@ def swin_of_classifiers(net: Any) -> Unrolled:
     """As mmdet's, but for two options.
 
     Raises:
-        ValueError: For outputs behind the merging of patches, and for absolute position embeddings.
+        ValueError: For outputs after the merging of patches, and for absolute position embeddings.
     """
     if net.out_after_downsample or net.use_abs_pos_embed:
         raise ValueError(
@@ -60,7 +60,7 @@ def _embed(net: Any, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Block:
-    """A block on a map, behind the layer that merges patches if there is one: both read tokens and the map's size."""
+    """A block on a map, after the layer that merges patches if there is one: both read tokens and the map's size."""
 
     block: str
     merging: str | None
