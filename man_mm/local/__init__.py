@@ -4,8 +4,8 @@ from . import families  # noqa: F401  (registers the descriptions)
 from .auxiliary import Auxiliary, Site, Task, layers_of
 from .backbone import LocalBackbone, find_local_backbone
 from .bank import FeatureBank
-from .dry_run import Shape, evaluating, image_channels, unit_shapes
-from .families.stages import staged, unroll_normed_stages, unroll_stages
+from .dry_run import Shape, evaluating, image_channels
+from .families.stages import staged, unroll_stages
 from .heads import draw_afresh, read_width
 from .module import LocalModule
 from .partition import Partition, balanced_cuts, partition
@@ -44,8 +44,6 @@ __all__ = [
     'run_units',
     'staged',
     'train_modules',
-    'unit_shapes',
     'unroll',
-    'unroll_normed_stages',
     'unroll_stages',
 ]

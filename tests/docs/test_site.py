@@ -1,6 +1,8 @@
 """The documentation names every switch, and its programs run. That it builds without a warning is for `make lint`."""
 
+import ast
 import re
+from importlib import import_module
 
 import pytest
 
@@ -30,6 +32,26 @@ def test_every_option_of_a_rule_is_in_its_row(auxiliary):
     options = set(re.findall(r'`(\w+)`', row.split('|')[4]))
     own = legal_keys(auxiliary) - set(auxiliary.given_keys)
     assert own - legal_keys(Auxiliary) <= options <= own
+
+
+def test_pages_and_the_example_import_what_packages_export():
+    programs = [
+        block.text
+        for block in blocks()
+        if block.language == 'python' and block.page in ('docs/extend.md', 'docs/downstream.md')
+    ]
+    programs += [file.read_text() for file in ROOT.glob('projects/*/my_project/*.py')]
+    statements = [node for text in programs for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    taken = [
+        (node.module, alias.name)
+        for node in statements
+        for alias in node.names
+        if f'{node.module}.'.startswith('man_mm.')
+    ]
+    assert {module for module, _ in taken} == {
+        f'man_mm.{room}' for room in ('local', 'auxiliary', 'readout', 'engine', 'keys')
+    }
+    assert [name for module, name in taken if name not in import_module(module).__all__] == []
 
 
 def test_the_program_of_the_page_on_extending_runs(capsys):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from man_mm.local import run_units, unit_shapes, unroll
+from man_mm.local import run_units, unroll
+from man_mm.local.dry_run import unit_shapes
 
 from ..helpers.classification import batch, classifier, make, resnet32
 from ..helpers.detection import RESNET, build, images

@@ -4,8 +4,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from man_mm.local import Unrolled, register_unroll
-from man_mm.local.families.stages import unroll_stages
+from man_mm.local import Unrolled, register_unroll, unroll_stages
 
 __all__ = ['PlainNet']
 
