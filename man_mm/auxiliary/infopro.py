@@ -84,7 +84,7 @@ class InfoPro(ClassifierAuxiliary):
         return self.embed(F.relu(self.fc(self.conv(x).mean((2, 3)))))
 
     def reconstruct(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Logits of the image (N, C, *size)."""
+        """Logits of the image, (N, C, height, width)."""
         return self.decoder(F.interpolate(x, size=list(size), mode='bilinear', align_corners=True))
 
     def local_losses(self, x: Activation, taps: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
