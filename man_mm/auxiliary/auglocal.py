@@ -37,6 +37,11 @@ class AugLocal(ClassifierAuxiliary):
         count('auxiliary.depth', depth)
         if not (isinstance(decay, (int, float)) and 0 <= decay <= 1):
             raise ValueError(f'auxiliary.decay={decay!r} must be a number from 0 to 1.')
+        if not all(isinstance(size, int) for shape in site.shapes() for size in shape):
+            raise ValueError(
+                f"auxiliary.type='man_mm.AugLocal' copies units that pass one tensor on, but units of "
+                f'{type(site.net).__name__} pass several. man_mm.SLM serves such a backbone.'
+            )
         if len(site.shapes()[-1]) == 3 and site.unrolled.tail:
             raise ValueError(
                 f"auxiliary.type='man_mm.AugLocal' does not know {list(site.unrolled.tail)}, which "

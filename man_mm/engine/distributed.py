@@ -23,8 +23,8 @@ class LocalDistributedDataParallel(MMDistributedDataParallel):
     """`MMDistributedDataParallel` that averages the gradients of each module as soon as its local backward ends.
 
     Plain DDP averages all gradients in the main loss's backward, and so keeps those of all modules until then. Here DDP
-    has what the main loss trains (the last module, neck, heads, and whatever several modules share); a module with an
-    auxiliary of its own is averaged in one message, on its way while the next module runs. That makes
+    has what the main loss trains (the last module, and neck, heads and tail that modules share with it); any other
+    module is averaged in one message, with the auxiliary that no later one uses, while the next module runs. That makes
     `optim_wrapper.eager_step` legal in distributed training: a module is stepped when its gradients have arrived,
     right before the next module's backward.
 

@@ -90,6 +90,7 @@ class FeatureBankHook(Hook):
         self._backbone, self._optim_wrapper = backbone, optim_wrapper
 
     def _open(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._drop()  # what a step has left that was interrupted from the keyboard, of which torch tells no hook
         call = inspect.signature(host.forward).bind(*args, **kwargs).arguments
         if call.get('mode') == 'loss':
             assert self._backbone is not None and self._readout is not None and self._optim_wrapper is not None
@@ -99,17 +100,22 @@ class FeatureBankHook(Hook):
             self._backbone.step = LocalStep(inputs, targets, backward, self._readout, bank)
             self._readout.open_batch(targets)
 
-    def _close(self, host: nn.Module, *_: Any) -> None:
+    def _drop(self) -> LocalStep | None:
+        """End the step under way, if there is one, and return it."""
         assert self._backbone is not None and self._readout is not None
         self._readout.close_batch()
         step, self._backbone.step = self._backbone.step, None
+        return step
+
+    def _close(self, host: nn.Module, *_: Any) -> None:
+        step = self._drop()
         if step is None:
             return
         self.bank_bytes = step.bank.peak_bytes
         if step.num_runs == 0 and host.training and torch.is_grad_enabled():
             raise ValueError(
-                f'model.type={type(host).__name__} makes its loss without a run of its backbone, so nothing trains the '
-                'modules.'
+                f'model.type={type(host).__name__} makes its loss without a run of its backbone in training mode with '
+                'gradients, so nothing trains the modules.'
             )
 
     def after_train_iter(

@@ -70,7 +70,7 @@ class LocalOptimWrapper(OptimWrapper):
             }
         )
         self.local_losses: dict[tuple[int, str], Tensor] = {}
-        self._num_checked = 0
+        self._unchecked: dict[tuple[int, str], Tensor] = {}
         self._norms: dict[str, Tensor] = {}
         self._backbone: LocalBackbone | None = None
         self._host: Any = None
@@ -142,7 +142,7 @@ class LocalOptimWrapper(OptimWrapper):
     def _forget_losses(self) -> None:
         self.local_losses.clear()
         self._norms.clear()
-        self._num_checked = 0
+        self._unchecked.clear()
 
     def _forget_failed_step(self) -> None:
         self._forget_losses()
@@ -161,6 +161,7 @@ class LocalOptimWrapper(OptimWrapper):
         loss, log_vars = self._host.parse_losses(losses)
         for name, value in log_vars.items():
             self.local_losses[module.index, _local_name(name)] = value.detach()
+        self._unchecked |= {key: value for key, value in self.local_losses.items() if key[0] == module.index}
         # torch < 2.11 (pytorch#158232) lets reentrant checkpoints recompute with copies of weights that carry no graph
         torch.clear_autocast_cache()
         with (
@@ -222,12 +223,11 @@ class LocalOptimWrapper(OptimWrapper):
             super().step(**kwargs)
 
     def _check_finite(self) -> None:
-        new = list(self.local_losses.items())[self._num_checked :]
-        self._num_checked = len(self.local_losses)
-        if not new:
+        if not self._unchecked:
             return
-        finite = torch.stack([value.isfinite() for _, value in new]).tolist()
-        bad = [key for (key, _), is_finite in zip(new, finite, strict=True) if not is_finite]
+        finite = torch.stack([value.isfinite() for value in self._unchecked.values()]).tolist()
+        bad = [key for key, is_finite in zip(self._unchecked, finite, strict=True) if not is_finite]
+        self._unchecked.clear()
         if bad:
             assert self._backbone is not None
             where = '; '.join(f'{name} of {self._backbone.local_modules[module]}' for module, name in bad)

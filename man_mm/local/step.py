@@ -109,9 +109,9 @@ def phase(name: str, where: LocalModule | str, help: str | None = None) -> Itera
     except torch.cuda.OutOfMemoryError as error:  # torch >= 2.5 calls it torch.OutOfMemoryError
         if not hasattr(error, '__notes__'):
             error.add_note(
-                f'man_mm: out of memory in the {name} of {where}. What helps here: {help or HELP[name]}. What helps '
-                'everywhere: a smaller batch, or plan=dict(memory=...), with which tools/train.py looks for what fits '
-                '(tools/analysis_tools/plan.py). See docs/memory.md.'
+                f'man_mm: out of memory in the {name} of {where}. What helps here: {help or HELP.get(name, "-")}. '
+                'What helps everywhere: a smaller batch, or plan=dict(memory=...), with which tools/train.py looks for '
+                'what fits (tools/analysis_tools/plan.py). See docs/memory.md.'
             )
         raise
 

@@ -92,11 +92,15 @@ class HostTask(Task):
             calls.append(args)
             return features
 
-        vars(self.host)[self.extract] = extract
+        own = vars(self.host)
+        before = own.get(self.extract)
+        own[self.extract] = extract
         try:
             yield
         finally:
-            vars(self.host).pop(self.extract, None)
+            own.pop(self.extract, None)
+            if before is not None:
+                own[self.extract] = before
         if len(calls) != 1:
             raise ValueError(
                 f'model.type={type(self.host).__name__} calls {self.extract} {len(calls)} times in its loss; local '

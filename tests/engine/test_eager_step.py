@@ -81,3 +81,19 @@ def test_a_step_that_failed_leaves_no_losses_behind_for_the_next_one(eager_step)
     assert not run.optim_wrapper.local_losses
     failing.remove()
     assert run.step()['loss'] > 0
+
+
+@pytest.mark.parametrize('eager_step', [False, True])
+def test_a_local_loss_that_is_not_finite_is_an_error_in_a_loop_without_a_context_too(eager_step):
+    """`optim_context` clears the losses of the step before; a loop of one's own may do without it."""
+    run = trainer(4, eager_step=eager_step)
+    data = run.model.data_preprocessor(batch(), True)
+
+    def step():
+        run.optim_wrapper.update_params(run.model.parse_losses(run.model(**data, mode='loss'))[0])
+
+    step()
+    neck = run.model.backbone.auxiliaries[1].neck
+    neck.register_forward_hook(lambda module, args, out: tuple(level * float('inf') for level in out))
+    with pytest.raises(FloatingPointError, match='of module 1'):
+        step()

@@ -128,7 +128,7 @@ def test_the_main_loss_trains_the_last_module_neck_and_head_only():
     assert main_loss_gradients(4, {}).keys() == expected
 
 
-def test_last_trained_parameters_cover_backbone_and_auxiliaries_once():
+def test_parameters_of_modules_cover_backbone_and_auxiliaries_once():
     model = build(retinanet(4))
     listed = [
         p for module in range(4) for p in model.backbone.local_modules[module].parameters(model.backbone.backbone)

@@ -115,6 +115,22 @@ def test_nothing_of_a_step_is_left_after_an_exception_in_the_forward():
     run.step()
 
 
+def test_a_step_that_was_interrupted_from_the_keyboard_does_not_go_on_in_the_next_call():
+    run = trainer(4)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handle = run.model.backbone.backbone.layer4.get_submodule('0').register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.step()
+    handle.remove()
+    run.optimizer.zero_grad()
+    run.model(torch.randn(1, 3, 64, 64), mode='tensor')
+    assert run.model.backbone.step is None and not any(p.grad is not None for p in run.model.parameters())
+    run.step()
+
+
 def taps_seen(**model_options):
     """The earlier taps that the last auxiliary and the main finish got, from one step."""
     run = trainer(5, model_options=model_options)

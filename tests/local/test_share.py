@@ -262,7 +262,7 @@ def test_a_shared_auxiliarys_gradients_are_gone_after_its_last_module():
     assert alive == [set(), {1}, set(), {2}, set(), {3}, set(), set(), set()]
 
 
-def test_last_trained_parameters_cover_the_backbone_and_shared_auxiliaries_once():
+def test_parameters_of_modules_cover_the_backbone_and_shared_auxiliaries_once():
     net = build(detector(head='private', **REST)).backbone
     listed = [p for module in range(9) for p in net.local_modules[module].parameters(net.backbone)]
     assert len(listed) == len(set(listed))

@@ -12,8 +12,11 @@ __all__ = ['stand_in']
 @contextmanager
 def stand_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Inside, a call of `module` runs `forward` between its hooks, in place of its own forward."""
+    before = vars(module).get('forward')
     vars(module)['forward'] = forward
     try:
         yield
     finally:
         del vars(module)['forward']
+        if before is not None:
+            vars(module)['forward'] = before
