@@ -26,7 +26,7 @@ def calls(monkeypatch):
         ('backbone.auxiliaries.*.heads.bbox_hed.forward_single', 'bbox_head.forward_single'),
         ('bbox_head.cls_convs', 'bbox_head.cls_convs.0'),  # a list of modules has no forward
         ('loss', "Its parts: ['data_preprocessor', 'backbone', 'neck', 'bbox_head']"),
-        ('neck.parameters', 'Similar'),
+        ('neck.parameters', 'Its parts'),
     ],
 )
 def test_an_entry_that_means_nothing_raises_with_what_is_legal(entry, similar):

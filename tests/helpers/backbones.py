@@ -37,8 +37,6 @@ MMDET = {
     'regnet': REGNET,
     'regnet_frozen': {**REGNET, 'frozen_stages': 1, 'out_indices': (1, 3)},
     'mobilenet': MOBILENET,
-    'ssd_vgg': dict(type='SSDVGG', depth=11, out_feature_indices=(14, 24)),
-    'ssd_vgg_one_map': dict(type='SSDVGG', depth=11, out_feature_indices=(14,)),
     'mobilenet_frozen': {**MOBILENET, 'frozen_stages': 1, 'out_indices': (2, 4, 6), 'norm_eval': True},
 }
 PRETRAIN = {
@@ -50,8 +48,6 @@ PRETRAIN = {
     'cifar': dict(type='man_mm.CIFARResNet', depth=14, base_channels=4),
     'pretrain_regnet': REGNET,
     'pretrain_mobilenet': MOBILENET,
-    'pretrain_vgg': dict(type='VGG', depth=11, norm_cfg=dict(type='BN')),
-    'pretrain_vgg_frozen': dict(type='VGG', depth=13, frozen_stages=1, out_indices=(1, 3), with_last_pool=False),
 }
 MMDET_NORMED = {
     'convnext': MAPS,
@@ -84,14 +80,12 @@ DETECTED = {
     'convnext': (dict(MAPS, out_indices=[1, 2, 3]), [16, 32, 64]),
     'swin': (dict(SWIN, out_indices=(1, 2, 3)), [16, 32, 64]),
     'swin_frozen': (dict(SWIN, out_indices=(1, 2, 3), frozen_stages=2), [16, 32, 64]),
-    'ssd_vgg': (MMDET['ssd_vgg'], [512, 1024]),
 }
 """Backbones of MMDetection whose first map has a stride of 8 px, and the widths of their maps."""
 CLASSIFIED = {
     'convnext': (PRETRAIN_NORMED['pretrain_convnext'], None, 64),
     'mobilenet': (dict(MOBILENET, out_indices=(7,)), dict(type='GlobalAveragePooling'), 1280),
     'swin': (PRETRAIN_SWIN, dict(type='GlobalAveragePooling'), 64),
-    'vgg': (PRETRAIN['pretrain_vgg'], dict(type='GlobalAveragePooling'), 512),
 }
 """Backbones of MMPretrain, the neck that makes one vector of what they return, and its width."""
 REFUSED = {
@@ -104,12 +98,6 @@ REFUSED = {
         dict(PRETRAIN_SWIN, img_size=64, use_abs_pos_embed=True),
         'mmpretrain',
         'SwinTransformer with .*use_abs_pos_embed=True',
-    ),
-    'vgg_classifier': (dict(type='VGG', depth=11, num_classes=2), 'mmpretrain', 'VGG with num_classes=2'),
-    'ssd_vgg_pooled': (
-        dict(type='SSDVGG', depth=11, out_feature_indices=(15,)),
-        'mmdet',
-        r'SSDVGG .*: known are the .* \[1, 4, 9, 14, 19, 24\]',
     ),
 }
 """Variants that their family's description does not cover, the scope to build each in, and what the error says."""

@@ -1,4 +1,4 @@
-"""RegNet, MobileNetV2, VGG, ConvNeXt and Swin in local training: random numbers, gradients, small models, refusals."""
+"""RegNet, MobileNetV2, ConvNeXt and Swin in local training: random numbers, gradients, small models, refusals."""
 
 import copy
 import pickle
