@@ -53,13 +53,6 @@ def test_the_stem_and_every_block_are_units_and_those_of_frozen_stages_do_not_tr
     assert trains == [False] * frozen + [True] * (1 + sum(blocks) - frozen)
 
 
-def inputs_of(units, net):
-    x = images()
-    for unit in units:
-        yield x
-        x = unit(net, x)
-
-
 @pytest.mark.parametrize(
     ('end', 'blocks'), [(1, [1, 3, 5, 7]), (2, [2, 3, 5, 7]), (3, [3, 5, 7]), (4, [4, 5, 7]), (8, [8])]
 )
