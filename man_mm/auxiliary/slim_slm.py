@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..keys import count, strict_keys
-from ..local import Activation, Auxiliary, Site, layers_of
+from ..local import Activation, Auxiliary, Site, StageOutputs, layers_of
 from ..registry import MODELS
 from .layers import conv_norm_relu, reset_weights
 from .necks import neck_that_reads
@@ -87,8 +87,7 @@ class SlimSLM(Auxiliary):
 
 
 def _check_outputs(site: Site) -> None:
-    last = site.unrolled.units[-1]
-    if site.unrolled.tail or last.tap is None or last.pooled:
+    if not isinstance(site.unrolled.finish, StageOutputs):
         raise ValueError(
             f"auxiliary.type='man_mm.SlimSLM' stands in for the maps of a backbone's stages, which "
             f'{type(site.net).__name__} does not return as they are: man_mm.SLM serves it.'

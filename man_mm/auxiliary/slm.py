@@ -63,7 +63,8 @@ class SLM(Auxiliary):
         self.finish = site.unrolled.finish
         own_tail = _own_tail(tail, site.unrolled.tail)
         self.paths = (*(path for unit in self.units for path in unit.layers), *own_tail)
-        self.layers = copy_layers(site.net, self.paths)
+        self.tensors = tuple(path for unit in self.units for path in unit.tensors)
+        self.layers = copy_layers(site.net, self.paths, self.tensors)
         for path, cfg in tail.items() if isinstance(tail, dict) else ():
             self.layers.add_module(path, nn.Identity() if cfg is None else MODELS.build(cfg))
         self.shared_tail = site.unrolled.tail if tail == 'shared' else ()
@@ -149,7 +150,8 @@ class SLM(Auxiliary):
         if self.init == 'random':
             return {}
         mirrored = tuple(f'{path}.' for path in self.paths)
-        return {f'layers.{key}': key for key in self.layers.state_dict() if key.startswith(mirrored)}
+        keys = self.layers.state_dict()
+        return {f'layers.{key}': key for key in keys if key.startswith(mirrored) or key in self.tensors}
 
     def follow_mode(self, net: nn.Module) -> None:
         """See `Auxiliary.follow_mode`."""
@@ -188,7 +190,7 @@ def _outputs_without_units(site: Site, own: tuple[Unit, ...]) -> tuple[str, ...]
     made = {unit.tap for unit in own}
     later = site.unrolled.units[site.end :]
     names = tuple(unit.tap for unit in later if unit.tap and not unit.pooled and unit.tap not in made)
-    if len(names) > 1:
+    if len(names) + (later[-1].tap is None and not own) > 1:
         raise ValueError(
             f'auxiliary.units_per_stage=0 leaves one map for {list(names)}: only a backbone with one output can do '
             'without units.'

@@ -11,7 +11,8 @@ from .module import LocalModule
 from .partition import Partition, balanced_cuts, partition
 from .step import LocalStep, listen_to_phases, phase, train_modules
 from .transparent_wrapper import register_answer
-from .unroll import Activation, StageOutputs, Unit, Unrolled, copy_layers, detached, register_unroll, run_units, unroll
+from .units import Activation, StageOutputs, Unit, Unrolled, copy_layers, detached, run_units
+from .unroll import register_unroll, unroll
 
 __all__ = [
     'Activation',

@@ -14,7 +14,7 @@ from .dry_run import Shape
 from .heads import draw_afresh, widen_head
 from .names import NO_HEADS
 from .partition import Partition
-from .unroll import Activation, Unrolled
+from .units import Activation, Unrolled
 
 __all__ = ['Auxiliary', 'Site', 'Task', 'layers_of']
 

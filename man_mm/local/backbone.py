@@ -17,7 +17,8 @@ from .module import LocalModule, build_modules
 from .partition import Partition, partition
 from .step import LocalStep, phase, train_modules
 from .transparent_wrapper import TransparentWrapper
-from .unroll import Activation, Unrolled, unroll
+from .units import Activation, Unrolled
+from .unroll import unroll
 
 __all__ = ['LocalBackbone', 'find_local_backbone']
 

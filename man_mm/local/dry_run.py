@@ -3,14 +3,23 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .unroll import Activation, Unrolled, detached
+from .units import Activation, Unrolled, detached
 
-__all__ = ['Shape', 'activation_bytes', 'evaluating', 'image_channels', 'unit_shapes']
+__all__ = [
+    'Shape',
+    'activation_bytes',
+    'copied_to',
+    'copy_and_image',
+    'evaluating',
+    'image_channels',
+    'in_mode',
+    'unit_shapes',
+]
 
 Shape = tuple[Any, ...]
 """Shape of a unit's output for one image: (C, H, W), or (L, C) for L tokens, or a tuple of such shapes."""
@@ -18,29 +27,47 @@ Shape = tuple[Any, ...]
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module has its own mode again, frozen norms too."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    """Evaluation mode without gradients; see `in_mode`."""
+    with in_mode(model, False), torch.no_grad():
+        yield
+
+
+@contextmanager
+def in_mode(net: nn.Module, training: bool) -> Iterator[None]:
+    """Training or evaluation; afterwards every layer has its own mode again, frozen norms too."""
+    modes = {layer: layer.training for layer in net.modules()}
+    net.train(training)
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for layer, mode in modes.items():
+            layer.training = mode
 
 
 def image_channels(net: nn.Module) -> int | None:
     """Channels of the images that `net` reads: those of its first convolution; None where it has none."""
     first = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)
-    return None if first is None else first.in_channels
+    if first is None or first.in_channels == 3 or not _takes_colours(net):
+        return None if first is None else first.in_channels
+    return 3  # YOLOX's stem folds neighbouring pixels into channels before it
+
+
+def _takes_colours(net: nn.Module) -> bool:
+    own = copied_to(net, 'meta')
+    try:
+        with torch.no_grad():
+            own(torch.zeros(1, 3, 64, 64, device='meta'))
+    except Exception:  # of any kind: it was made for other images
+        return False
+    return True
 
 
 def unit_shapes(net: nn.Module, unrolled: Unrolled, size: tuple[int, int]) -> list[Shape]:
     """Shape of every unit's output, without the batch, for an image of `size` (height, width in px)."""
     try:
-        return _shapes(*_copy_and_image(net, size, 'meta'), unrolled)
+        return _shapes(*copy_and_image(net, size, 'meta'), unrolled)
     except RuntimeError:  # compiled operators, e.g. mmcv's deformable convolution, may know no device without data
-        return _shapes(*_copy_and_image(net, size, 'cpu'), unrolled)
+        return _shapes(*copy_and_image(net, size, 'cpu'), unrolled)
 
 
 def _shapes(net: nn.Module, x: Activation, unrolled: Unrolled) -> list[Shape]:
@@ -60,7 +87,7 @@ def activation_bytes(net: nn.Module, unrolled: Unrolled, size: tuple[int, int]) 
     """Bytes that autograd keeps of each unit for its backward, on one image of `size` (height, width in px), on the
     CPU. Parameters and buffers do not count.
     """
-    own, image = _copy_and_image(net, size, 'cpu')
+    own, image = copy_and_image(net, size, 'cpu')
     x: Activation = image
     known = {p.untyped_storage()._cdata for p in (*own.parameters(), *own.buffers())}
     costs = []
@@ -80,19 +107,24 @@ def activation_bytes(net: nn.Module, unrolled: Unrolled, size: tuple[int, int]) 
     return costs
 
 
-def _copy_and_image(net: nn.Module, size: tuple[int, int], device: str) -> tuple[nn.Module, Tensor]:
-    """A copy of `net` on `device`, in eval mode so that no running statistics change, and a black image of `size`.
+def copy_and_image(net: nn.Module, size: tuple[int, int], device: str) -> tuple[nn.Module, Tensor]:
+    """A copy of `net` on `device`, see `copied_to`, and a black image of `size` (height, width in px)."""
+    return copied_to(net, device), torch.zeros(1, image_channels(net) or 3, *size, device=device)
+
+
+def copied_to(net: nn.Module, device: str) -> nn.Module:
+    """A copy of `net` on `device`, in eval mode so that no running statistics change.
 
     On `meta` it computes shapes alone, in no time and no memory.
     """
-    own = copy.deepcopy(net)
-    for module in own.modules():  # not by `own.to()`, which cannot exchange fake tensors
-        for tensors in cast(tuple[dict[str, Any], ...], (module._parameters, module._buffers)):
-            tensors.update({name: _moved(tensor, device) for name, tensor in tensors.items() if tensor is not None})
+    tensors = (*net.parameters(), *net.buffers())
+    own = copy.deepcopy(net, {id(tensor): _moved(tensor, device) for tensor in tensors})
     own.eval()  # on a line of its own: the ResNets of mmdet return None here
-    return own, torch.zeros(1, image_channels(net) or 3, *size, device=device)
+    return own
 
 
 def _moved(tensor: Tensor, device: str) -> Tensor:
-    moved = tensor.detach().to(device).requires_grad_(tensor.requires_grad)
-    return nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
+    moved = tensor.detach().to(device)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(moved, tensor.requires_grad)
+    return moved.clone()  # a layer may write to it

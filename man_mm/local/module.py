@@ -14,7 +14,7 @@ from ..registry import MODELS
 from .auxiliary import Auxiliary, Site
 from .dry_run import Shape
 from .partition import Partition
-from .unroll import Activation, Unit, Unrolled, detached, run_units
+from .units import Activation, Unit, Unrolled, detached, run_units
 
 __all__ = ['LocalModule', 'build_modules']
 

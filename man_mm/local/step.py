@@ -12,7 +12,7 @@ from torch.profiler import record_function
 from .auxiliary import Auxiliary, Task
 from .bank import FeatureBank
 from .module import LocalModule
-from .unroll import Activation, detached
+from .units import Activation, detached
 
 __all__ = ['LocalBackward', 'LocalStep', 'TaskMaker', 'listen_to_phases', 'phase', 'train_modules']
 

@@ -1,159 +1,23 @@
-"""A backbone as an ordered list of units, and what its forward does with them.
+"""From a backbone to its units: by a registered description, or by a trace of its forward."""
 
-A description is data: the dotted paths of the layers that each unit applies, so it survives deepcopy, pickling and the
-replacement of layers (SyncBN conversion), and the same unit runs on the backbone and on copied layers.
-"""
-
-import copy
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
-from torch.utils.checkpoint import checkpoint
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._pytree import tree_flatten
 
-__all__ = [
-    'Activation',
-    'Finish',
-    'StageOutputs',
-    'Unit',
-    'Unrolled',
-    'copy_layers',
-    'detached',
-    'register_unroll',
-    'run_units',
-    'unroll',
-]
+from .dry_run import image_channels, in_mode
+from .tracing import SIZES, sizes_to_try, units_by_trace
+from .units import Unrolled, run_units
 
-Activation = Tensor | tuple[Tensor, ...]
-"""Passes between units: a tensor, or several, e.g. the branches of a backbone of many resolutions."""
-
-
-def detached(x: Activation, requires_grad: bool = False) -> Activation:
-    """The same values without a graph."""
-    if isinstance(x, Tensor):
-        return x.detach().requires_grad_(requires_grad)
-    return tuple(branch.detach().requires_grad_(requires_grad) for branch in x)
-
-
-@dataclass(frozen=True)
-class Unit:
-    """The smallest piece of a backbone that a cut can follow: the stem or one residual block.
-
-    Args:
-        name: What tables and errors call it, e.g. `layer1.0`.
-        stage: The stage it belongs to. Units of one stage are consecutive.
-        layers: Dotted paths of the layers that it applies, one after the other.
-        tap: Name of the activation that the rest of the model needs later, if the unit's output, a tensor, is one.
-        pooled: The backbone does not return this tap: of its (N, C, H, W) the bank keeps the means (N, C), and keeps
-            them only if an auxiliary reads them.
-        function: What it does to `net` and `x`, if that is more than to apply its layers in turn; it must pickle. If it
-            looks at more of `net` than `layers`, the unit runs on the backbone only: as a stage of its own, the first.
-        tensors: Names of parameters of the backbone itself that `function` uses.
-    """
-
-    name: str
-    stage: str
-    layers: tuple[str, ...]
-    tap: str | None = None
-    pooled: bool = False
-    function: Callable[[nn.Module, Any], Activation] | None = None
-    tensors: tuple[str, ...] = ()
-
-    def __call__(self, net: nn.Module, x: Activation) -> Activation:
-        """Run the unit with the layers found in `net` (the backbone or copied layers) on `x`, e.g. (N, C, H, W)."""
-        if self.function is not None:
-            return self.function(net, x)
-        for path in self.layers:
-            x = net.get_submodule(path)(x)
-        return x
-
-    def parameters(self, net: nn.Module) -> Iterator[nn.Parameter]:
-        """Parameters of the unit, found in `net`."""
-        for path in self.layers:
-            yield from net.get_submodule(path).parameters()
-        for name in self.tensors:
-            yield net.get_parameter(name)
-
-
-def run_units(units: Iterable[Unit], net: nn.Module, x: Activation) -> tuple[Activation, dict[str, Tensor]]:
-    """Run `units`, found in `net`, on `x`; return the output and the taps that they made. All carry the graph."""
-    taps: dict[str, Tensor] = {}
-    for unit in units:
-        x = unit(net, x)
-        if unit.tap is not None:
-            assert isinstance(x, Tensor), f'{unit.name} ends a tap, so it must make one tensor'
-            taps[unit.tap] = x
-    return x, taps
-
-
-Finish = Callable[[nn.Module, Any, Mapping[str, Any]], Any]
-
-
-@dataclass(frozen=True)
-class StageOutputs:
-    """`finish` of a backbone that returns its taps, in order, as they are."""
-
-    taps: tuple[str, ...]
-
-    def __call__(self, net: nn.Module, x: Activation, taps: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        return tuple(taps[name] for name in self.taps)
-
-
-@dataclass(frozen=True)
-class Unrolled:
-    """A backbone's forward: all units in order, then `finish`.
-
-    Args:
-        units: The units in the order of the forward.
-        finish: `finish(net, x, taps)` turns the last unit's output and the taps into what the backbone returns.
-        tail: Dotted paths of the layers that `finish` itself applies, if any.
-    """
-
-    units: tuple[Unit, ...]
-    finish: Finish
-    tail: tuple[str, ...] = ()
-
-    def finish_in_parts(self, net: nn.Module, x: Activation, taps: Mapping[str, Tensor], num_parts: int) -> Any:
-        """As `finish`, on parts of the batch one after the other, and once more in backward: only one part's
-        activations are ever alive. 1 part is the whole batch, kept.
-        """
-        if num_parts == 1:
-            return self.finish(net, x, taps)
-        assert isinstance(x, Tensor)
-
-        def finish_part(part: Tensor, *part_of_taps: Tensor) -> Any:
-            return self.finish(net, part, dict(zip(taps, part_of_taps, strict=True)))
-
-        parts = zip(x.chunk(num_parts), *(tap.chunk(num_parts) for tap in taps.values()), strict=True)
-        results = [checkpoint(finish_part, *part, use_reentrant=False) for part in parts]
-        return tree_map(lambda *pieces: torch.cat(pieces), *results)
-
-    def first_of_remaining_stages(self, end: int, num_units: int = 1, cut_stage: bool = True) -> tuple[Unit, ...]:
-        """The first `num_units` units of every stage that has units from `end` on (paper, Eq. 4, where it is n_s).
-
-        The last one chosen of a stage stands for the stage, so it has the stage's tap.
-
-        Args:
-            end: Index of the first unit after the cut.
-            num_units: n_s.
-            cut_stage: Whether a stage of which `end` cuts off a part counts as remaining.
-        """
-        chosen: list[Unit] = []
-        for stage, members in itertools.groupby(self.units[end:], key=lambda unit: unit.stage):
-            if not cut_stage and stage == self.units[end - 1].stage:
-                continue
-            first = [replace(unit, tap=None) for unit in itertools.islice(members, num_units)]
-            tap = next((unit.tap for unit in self.units if unit.stage == stage and unit.tap is not None), None)
-            chosen += [*first[:-1], *(replace(unit, tap=tap) for unit in first[-1:])]
-        return tuple(chosen)
-
+__all__ = ['register_unroll', 'unroll']
 
 Describe = Callable[[nn.Module], Unrolled]
 _DESCRIPTIONS: dict[str, Describe] = {}
+_CHECKED: set[str] = set()
 
 
 def _dotted(cls: type) -> str:
@@ -162,6 +26,8 @@ def _dotted(cls: type) -> str:
 
 def register_unroll(*owners: str | type[nn.Module]) -> Callable[[Describe], Describe]:
     """Register a description of a backbone family: a function from the backbone to its `Unrolled`.
+
+    A backbone whose forward `torch.fx` can trace needs none.
 
     Args:
         owners: The classes whose `forward` it describes, as classes or dotted names (which need no import).
@@ -177,31 +43,90 @@ def register_unroll(*owners: str | type[nn.Module]) -> Callable[[Describe], Desc
 
 
 def unroll(backbone: nn.Module) -> Unrolled:
-    """Return the description of `backbone`.
+    """Return the units of `backbone`: as registered for the class that defines its `forward`, else as traced.
+
+    Units, taps and `finish` are held against the backbone's own forward on random images, in training and in
+    evaluation, once for every backbone of a process that is built alike. Upstream's `train()` is called, since some
+    backbones freeze their first stages there.
 
     Raises:
-        ValueError: If no registered description covers the class that defines the backbone's `forward`.
+        ValueError: If nothing describes it and its forward cannot be traced, or if the units do not make what it makes.
     """
-    owner = next(cls for cls in type(backbone).__mro__ if 'forward' in vars(cls))
-    describe = _DESCRIPTIONS.get(_dotted(owner))
-    if describe is None:
+    backbone.train(backbone.training)
+    owner = _dotted(next(cls for cls in type(backbone).__mro__ if 'forward' in vars(cls)))
+    describe = _DESCRIPTIONS.get(owner)
+    unrolled = _traced(backbone, owner) if describe is None else describe(backbone)
+    key = f'{owner} {backbone} {unrolled}'
+    if key not in _CHECKED and not any(p.is_meta or isinstance(p, FakeTensor) for p in backbone.parameters()):
+        own = sizes_to_try(backbone)
+        _check(backbone, unrolled, owner, own if describe is None else [*SIZES, *own])
+        _CHECKED.add(key)
+    return unrolled
+
+
+def _traced(backbone: nn.Module, owner: str) -> Unrolled:
+    try:
+        return units_by_trace(backbone)
+    except Exception as error:
         raise ValueError(
-            f'backbone: {type(backbone).__name__} cannot be unrolled, because nothing describes '
-            f'{_dotted(owner)}.forward. Described are: {", ".join(sorted(_DESCRIPTIONS))}. '
-            'Add yours with man_mm.local.register_unroll.'
-        )
-    return describe(backbone)
+            f'backbone: {type(backbone).__name__} cannot be unrolled: nothing describes {owner}.forward, and torch.fx '
+            f'cannot trace it ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}). Describe it with '
+            f'man_mm.local.register_unroll, see docs/extend.md. Described are: {", ".join(sorted(_DESCRIPTIONS))}.'
+        ) from error
 
 
-def copy_layers(net: nn.Module, paths: tuple[str, ...]) -> nn.Module:
-    """Return a bare module that holds own copies of `net`'s layers under the same dotted paths."""
-    copies = nn.Module()
-    for path in paths:
-        *parents, leaf = path.split('.')
-        node = copies
-        for parent in parents:
-            if parent not in node._modules:
-                node.add_module(parent, nn.Module())
-            node = node.get_submodule(parent)
-        node.add_module(leaf, copy.deepcopy(net.get_submodule(path)))
-    return copies
+def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[tuple[int, int]]) -> None:
+    """Hold the units against the backbone's own forward, on images of the first of `sizes` that both take.
+
+    Raises:
+        ValueError: If they make something else, or take no image that the backbone takes.
+    """
+    failed: Exception | None = None
+    for size in sizes:
+        channels = image_channels(backbone) or 3
+        images = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(0))
+        for training in (True, False):
+            try:
+                with _untouched(backbone, training):
+                    expected = backbone(images)
+            except Exception:  # not of this size, or not on this machine
+                break
+            try:
+                with _untouched(backbone, training):
+                    x, taps = run_units(unrolled.units, backbone, images)
+                    made = unrolled.finish(backbone, x, taps)
+            except Exception as error:
+                failed = failed or error
+                break
+            if not _is_same(made, expected):
+                mode = 'training' if training else 'evaluation'
+                raise ValueError(
+                    f'backbone: the units of {type(backbone).__name__} do not make what {owner}.forward makes of '
+                    f'images of {size[0]} x {size[1]} px in {mode}: describe it with man_mm.local.register_unroll, see '
+                    'docs/extend.md.'
+                )
+        else:
+            return
+    if failed is not None:
+        raise ValueError(f'backbone: the units of {type(backbone).__name__} fail: {failed}') from failed
+
+
+@contextmanager
+def _untouched(net: nn.Module, training: bool) -> Iterator[None]:
+    """As `_in_mode`, without gradients and from one seed; buffers and the random state come back, too."""
+    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    with in_mode(net, training), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            yield
+        finally:
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def _is_same(made: Any, expected: Any) -> bool:
+    """Whether two outputs are equal to the bit, in containers of the same kinds."""
+    (own, own_kind), (other, other_kind) = tree_flatten(made), tree_flatten(expected)
+    return own_kind == other_kind and all(
+        torch.equal(a, b) if isinstance(a, Tensor) else a is b for a, b in zip(own, other, strict=True)
+    )

@@ -63,25 +63,42 @@ def test_the_small_model_has_the_first_unit_behind_the_cut_of_every_remaining_st
     assert [unit.tap for unit in chosen] == [unit.stage for unit in chosen]
 
 
-@pytest.mark.parametrize(
-    ('cfg', 'scope'),
-    [
-        (dict(type='Darknet', depth=53), 'mmdet'),
-        (dict(type='DetectoRS_ResNet', depth=50, sac=None, stage_with_sac=(False,) * 4, output_img=True), 'mmdet'),
-        (dict(type='MobileNetV3'), 'mmpretrain'),
-    ],
-    ids=lambda value: value.get('type') if isinstance(value, dict) else value,
-)
-def test_a_backbone_that_nothing_describes_is_named_with_those_that_are(cfg, scope):
-    with pytest.raises(ValueError, match=f'backbone: {cfg["type"]} cannot be unrolled') as error:
-        build(
-            dict(type='man_mm.LocalBackbone', backbone=cfg, num_modules=2, auxiliary=dict(type='man_mm.SLM')), 0, scope
-        )
+def test_a_backbone_that_cannot_be_traced_is_named_with_the_reason_and_those_that_are_described():
+    class Brightest(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            return (self.b(self.a(x if x.mean() > 0 else -x)),)
+
+    with pytest.raises(ValueError, match=r'Brightest cannot be unrolled.*decides by what is in an image') as error:
+        unroll(Brightest())
     assert 'mmdet.models.backbones.resnet.ResNet' in str(error.value)
     assert 'register_unroll' in str(error.value)
 
 
-def test_a_description_of_ones_own_makes_a_backbone_trainable():
+@pytest.mark.parametrize('num_channels', [1, 2, 3])
+def test_units_that_make_something_else_are_refused(num_channels):
+    """A description of another version of the class, or one that forgets what happens between layers."""
+
+    class Doubled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Conv2d(num_channels, 4, 1), torch.nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            return (self.b(2 * self.a(x)),)
+
+    register_unroll(Doubled)(lambda net: CHAIN)
+    with pytest.raises(ValueError, match=r'units of Doubled do not make what .*Doubled.forward makes'):
+        unroll(Doubled())
+
+
+CHAIN = Unrolled((Unit('a', 'a', ('a',)), Unit('b', 'b', ('b',), 'b')), StageOutputs(('b',)))
+
+
+def test_a_description_of_ones_own_goes_before_the_trace():
     class Chain(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -93,14 +110,9 @@ def test_a_description_of_ones_own_makes_a_backbone_trainable():
     class Heir(Chain):
         pass
 
-    with pytest.raises(ValueError, match='Chain cannot be unrolled'):
-        unroll(Chain())
-
-    @register_unroll(Chain)
-    def chain(net):
-        return Unrolled((Unit('a', 'a', ('a',)), Unit('b', 'b', ('b',), 'b')), StageOutputs(('b',)))
-
-    assert [unit.name for unit in unroll(Heir()).units] == ['a', 'b']
+    assert [unit.stage for unit in unroll(Chain()).units] == ['a', 'a']
+    register_unroll(Chain)(lambda net: CHAIN)
+    assert unroll(Heir()) == CHAIN
 
 
 def test_copied_layers_are_apart_under_the_same_paths():

@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..unroll import Unit, Unrolled, register_unroll
+from ..units import Unit, Unrolled
+from ..unroll import register_unroll
 from .stages import unroll_normed_stages
 
 __all__: list[str] = []

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ..unroll import Unrolled, register_unroll
+from ..units import Unrolled
+from ..unroll import register_unroll
 from .stages import unroll_stages
 
 __all__: list[str] = []

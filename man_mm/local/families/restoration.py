@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..unroll import Unit, Unrolled, register_unroll
-from .tokens import to_map, to_tokens
+from ..tokens import to_map, to_tokens
+from ..units import Unit, Unrolled
+from ..unroll import register_unroll
 
 __all__: list[str] = []
 
@@ -42,7 +43,7 @@ def swinir(net: Any) -> Unrolled:
     body = [_swinir_unit(i) for i in range(len(net.layers))]
     mean = _numbers(net.mean)
     steps = [name for name in ('conv_before_upsample', 'upsample', 'conv_last') if hasattr(net, name)]
-    finish = _Image(mean=mean, std=(1 / net.img_range,) * len(mean), steps=tuple(steps), norm='norm')
+    finish = _Image(mean, (1.0,) * len(mean), tuple(steps), 'norm', float(net.img_range))
     return Unrolled((_first(_swinir_stem), *body), finish, ('norm', 'conv_after_body', *steps))
 
 
@@ -95,12 +96,14 @@ class _Image:
         std: What the stem divides by.
         steps: Layers after the long skip, in order.
         norm: A norm of tokens before `conv_after_body`, if there is one.
+        img_range: What the stem multiplies by.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     steps: tuple[str, ...]
     norm: str | None = None
+    img_range: float = 1.0
 
     def __call__(self, net: nn.Module, x: Tensor, taps: Mapping[str, Tensor]) -> Tensor:
         if self.norm is not None:
@@ -110,7 +113,9 @@ class _Image:
             x = net.get_submodule(path)(x)
         # in the precision of the weights, as upstream: under autocast x has a lower one
         like = next(net.parameters())
-        return x * _constant(self.std, like.dtype, x.device) + _constant(self.mean, like.dtype, x.device)
+        return x / self.img_range * _constant(self.std, like.dtype, x.device) + _constant(
+            self.mean, like.dtype, x.device
+        )
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..unroll import StageOutputs, Unit, Unrolled
+from ..units import StageOutputs, Unit, Unrolled
 
 __all__ = ['staged', 'unroll_normed_stages', 'unroll_stages']
 

@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..unroll import Unit, Unrolled, register_unroll
+from ..tokens import to_map, to_tokens
+from ..units import Unit, Unrolled
+from ..unroll import register_unroll
 from .stages import unroll_normed_stages
-from .tokens import to_map, to_tokens
 
 __all__: list[str] = []
 
@@ -37,7 +38,6 @@ def _unroll(net: Any, container: type[list] | type[tuple]) -> Unrolled:
 
     Units pass maps (N, C, H, W), which are views of upstream's tokens.
     """
-    net._freeze_stages()  # upstream does so only in train(), after the cuts that depend on it
     tensors = ('absolute_pos_embed',) if net.use_abs_pos_embed else ()
     embed = Unit('embed', 'embed', ('patch_embed', 'drop_after_pos'), function=_embed, tensors=tensors)
     stages = [[_block(i, j) for j in range(len(stage.blocks))] for i, stage in enumerate(net.stages)]

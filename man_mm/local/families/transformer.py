@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..unroll import Unit, Unrolled, register_unroll
+from ..units import Unit, Unrolled
+from ..unroll import register_unroll
 
 __all__: list[str] = []
 

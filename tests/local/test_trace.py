@@ -1,0 +1,223 @@
+"""Backbones that nothing describes: their forward, traced, is units, taps and `finish`."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map_only
+
+from man_mm.local import run_units, unroll
+from man_mm.local.dry_run import unit_shapes
+
+from ..helpers.backbones import NECKLESS
+from ..helpers.detection import build
+
+HRNET = {
+    'stage1': dict(num_modules=1, num_branches=1, block='BASIC', num_blocks=(2,), num_channels=(8,)),
+    'stage2': dict(num_modules=2, num_branches=2, block='BASIC', num_blocks=(1, 1), num_channels=(4, 8)),
+    'stage3': dict(num_modules=1, num_branches=3, block='BASIC', num_blocks=(1, 1, 1), num_channels=(4, 8, 16)),
+    'stage4': dict(num_modules=1, num_branches=4, block='BASIC', num_blocks=(1,) * 4, num_channels=(4, 8, 16, 32)),
+}
+PVT = dict(embed_dims=8, num_layers=[2, 1, 1, 1], num_heads=[1, 1, 1, 1], drop_path_rate=0.0)
+SR = dict(in_channels=3, out_channels=3, mid_channels=8, num_blocks=3)
+TRACED = {
+    'yolox': (dict(type='CSPDarknet', deepen_factor=0.33, widen_factor=0.125), 'mmdet'),
+    'rtmdet': (dict(type='CSPNeXt', deepen_factor=0.17, widen_factor=0.125, channel_attention=True), 'mmdet'),
+    'branches': (dict(type='HRNet', extra=HRNET), 'mmdet'),
+    'tokens with a size': (dict(type='PyramidVisionTransformerV2', **PVT), 'mmdet'),
+    'inverted residuals': (dict(type='MobileNetV2', widen_factor=0.25), 'mmdet'),
+    'channel shuffle': (dict(type='ShuffleNetV2', widen_factor=0.5), 'mmpretrain'),
+    'dense blocks': (
+        dict(type='DenseNet', arch=dict(growth_rate=4, depths=[2, 2, 2, 2], init_channels=8)),
+        'mmpretrain',
+    ),
+    'pooling ends a stage': (dict(type='VGG', depth=11, norm_cfg=dict(type='BN')), 'mmpretrain'),
+    'class tokens late': (
+        dict(type='XCiT', patch_size=16, embed_dims=16, depth=2, num_heads=2, mlp_ratio=2.0, cls_attn_layers=1),
+        'mmpretrain',
+    ),
+    'two kinds of tokens': (
+        dict(
+            type='TNT',
+            arch=dict(embed_dims_outer=16, embed_dims_inner=8, num_layers=3, num_heads_outer=2, num_heads_inner=2),
+            img_size=64,
+        ),
+        'mmpretrain',
+    ),
+    'a network within': (dict(type='TIMMBackbone', model_name='resnet10t', features_only=False), 'mmpretrain'),
+    'the image again': (dict(type='MSRResNet', upscale_factor=4, **SR), 'mmagic'),
+    'dense residuals': (dict(type='RRDBNet', growth_channels=4, upscale_factor=4, **SR), 'mmagic'),
+    'a U': (
+        dict(type='NAFNet', img_channels=3, mid_channels=4, enc_blk_nums=[1, 1], middle_blk_num=1, dec_blk_nums=[1, 1]),
+        'mmagic',
+    ),
+}
+ONE_SIZE = ('two kinds of tokens',)
+WITH_THE_BATCH = ('class tokens late', 'two kinds of tokens')
+"""The number of images passes between their units, as a size."""
+
+
+def net_of(name, training=False):
+    cfg, scope = TRACED[name]
+    net = build(cfg, scope=scope)
+    net.train(training)  # on a line of its own: it returns None for some
+    return net
+
+
+def images(height=64, width=64, num=2):
+    return torch.randn(num, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def made(described, net, x):
+    torch.manual_seed(1)
+    return described.finish(net, *run_units(described.units, net, x))
+
+
+def expected(net, x):
+    torch.manual_seed(1)
+    return net(x)
+
+
+def equal(own, other):
+    kinds = tree_map_only(torch.Tensor, lambda _: None, [own, other])
+    flat = [torch.utils._pytree.tree_leaves(value) for value in (own, other)]
+    return kinds[0] == kinds[1] and all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('name', TRACED)
+def test_units_make_the_forward_of_images_of_any_size(name, training):
+    described = unroll(net_of(name))
+    for size in [(64, 64)] if name in ONE_SIZE else [(64, 64), (128, 96)]:
+        own, other = net_of(name, training), net_of(name, training)
+        assert equal(made(described, own, images(*size)), expected(other, images(*size)))
+        assert equal(list(own.state_dict().values()), list(other.state_dict().values()))
+
+
+@pytest.mark.parametrize('name', TRACED)
+def test_units_and_tail_hold_every_layer_that_the_outputs_need_once(name):
+    net = net_of(name, True)
+    described = unroll(net)
+    owned = [id(p) for unit in described.units for p in unit.parameters(net)]
+    owned += [id(p) for path in described.tail for p in net.get_submodule(path).parameters()]
+    assert len(owned) == len(set(owned))
+    sum(level.sum() for level in torch.utils._pytree.tree_leaves(net(images()))).backward()
+    assert {id(p) for p in net.parameters() if p.grad is not None} <= set(owned)
+    stages = [unit.stage for unit in described.units]
+    assert all(stages.index(stage) + stages.count(stage) > i for i, stage in enumerate(stages))  # in a row
+
+
+@pytest.mark.parametrize('name', TRACED)
+def test_a_description_is_data(name):
+    net = net_of(name)
+    described = pickle.loads(pickle.dumps(unroll(net)))
+    twin = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net))
+    assert equal(made(described, twin, images()), net(images()))
+    assert unroll(copy.deepcopy(net)) == unroll(net)
+
+
+@pytest.mark.parametrize('name', TRACED)
+def test_the_first_unit_of_every_remaining_stage_makes_what_the_backbone_returns(name):
+    """At every cut, with gradients for every weight of the small model, and shapes told without running."""
+    cfg, scope = TRACED[name]
+    num_units = len([unit for unit in unroll(net_of(name)).units if unit.layers])
+    net = build(
+        dict(type='man_mm.LocalBackbone', backbone=cfg, num_modules=min(num_units, 6), auxiliary=NECKLESS), 0, scope
+    )
+    net.train()
+    wanted = tree_map_only(torch.Tensor, lambda level: level.shape, net.backbone(images()))
+    shapes, units, x, bank = unit_shapes(net.backbone, net.unrolled, (64, 64)), iter(range(99)), images(), {}
+    for module in net.local_modules[:-1]:
+        x, taps = module.run(net.backbone, x)
+        *_, last = (shapes[next(units)] for _ in module.units)
+        if name not in WITH_THE_BATCH:
+            assert last == tree_map_only(torch.Tensor, lambda y: tuple(y.shape[1:]), x)
+        bank |= {name: tap.detach() for name, tap in taps.items()}
+        features = module.auxiliary(x, {**bank, **taps})
+        assert tree_map_only(torch.Tensor, lambda level: level.shape, features) == wanted
+        sum(level.sum() for level in torch.utils._pytree.tree_leaves(features)).backward()
+        idle = [key for key, p in module.auxiliary.named_parameters() if p.requires_grad and p.grad is None]
+        assert not idle
+        assert any(p.grad is not None for p in module.parameters(net.backbone))
+
+
+class Chain(nn.Module):
+    """Convolutions, a norm, pooling: the parts of `forwards` below."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 1)
+        self.norm, self.pool, self.relu = nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.ReLU()
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+def chain(forward):
+    kind = type('Chain', (Chain,), {'forward': forward})
+    return kind()
+
+
+def units_of(forward):
+    described = unroll(chain(forward))
+    return {unit.name: (unit.layers, unit.stage, unit.tap) for unit in described.units}, described
+
+
+def test_norms_and_activations_end_a_unit_and_pooling_begins_the_next_stage():
+    units, described = units_of(
+        lambda self, x: (self.d(self.relu(self.c(self.pool(self.relu(self.norm(self.b(self.a(x)))))))),)
+    )
+    assert units == {
+        'a': (('a',), 'a', None),
+        'b': (('b', 'norm', 'relu'), 'a', 'a'),
+        'c': (('pool', 'c', 'relu'), 'c', None),
+        'd': (('d',), 'c', 'c'),
+    }
+    assert [unit.pooled for unit in described.units] == [False, True, False, False]
+
+
+def test_what_the_outputs_read_is_a_tap_and_layers_behind_it_are_the_tail():
+    def forward(self, x):
+        x = self.b(self.a(x))
+        first = self.norm(x)
+        x = self.d(self.c(x))
+        return first, self.relu(x)
+
+    units, described = units_of(forward)
+    assert units == {
+        'a': (('a',), 'a', None),
+        'b': (('b',), 'a', 'a'),
+        'c': (('c',), 'c', None),
+        'd': (('d',), 'c', None),
+    }
+    assert described.tail == ('norm', 'relu')
+
+
+def test_a_skip_over_all_blocks_is_a_tap_and_blocks_with_a_skip_are_not_cut():
+    def forward(self, x):
+        first = self.a(x)
+        x = first + self.norm(self.b(first))
+        return self.d(self.c(first + x))
+
+    units, described = units_of(forward)
+    assert [layers for layers, *_ in units.values()] == [('a',), ('b', 'norm'), ('c',), ('d',)]
+    assert described.tail == ()
+
+
+def test_a_weight_of_the_backbone_itself_is_its_units():
+    net = chain(lambda self, x: self.c(self.b(self.a(x)) * self.scale))
+    described = unroll(net)
+    (holder,) = [unit for unit in described.units if unit.tensors]
+    assert any(p is net.scale for p in holder.parameters(net))
+
+
+def test_images_that_lead_elsewhere_are_refused_where_the_forward_decides_by_their_size():
+    net = chain(lambda self, x: (self.c(self.b(self.a(x if x.shape[-1] > 32 else x[..., ::2]))),))
+    described = unroll(net)
+    with pytest.raises(ValueError, match=r'traced with gt = True, by which it decides .* make it False'):
+        run_units(described.units, net, images(32, 32))
+
+
+def test_a_backbone_without_a_place_to_cut_says_so():
+    with pytest.raises(ValueError, match=r'Chain cannot be unrolled: .*no place behind its first layers'):
+        unroll(chain(lambda self, x: self.relu(self.a(x)) + self.pool(x).mean()))
