@@ -34,7 +34,7 @@ SAME_FOR_ALL_RANKS = (
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add upstream's arguments that training and testing have in common."""
-    parser.add_argument('config', help='config file path')
+    parser.add_argument('config', help='config file path, or the name of an installed one, e.g. mmdet::retinanet/...')
     parser.add_argument('--work-dir', help='the folder to save logs, models and metrics in')
     parser.add_argument(
         '--cfg-options',
@@ -48,11 +48,21 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config and merge the common arguments into it, as upstream does."""
+    return set_up(given_config(args), args)
+
+
+def given_config(args: argparse.Namespace) -> Config:
+    """The config as its file and `--cfg-options` have it."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
-    cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    return cfg
+
+
+def set_up(cfg: Config, args: argparse.Namespace) -> Config:
+    """Merge the other common arguments into a config, look for what is misspelt, and prepare the processes."""
+    cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
