@@ -25,7 +25,7 @@ apply_patches()
 def __getattr__(name: str) -> Any:
     """`localize`, imported when it is asked for: it brings all of the package."""
     if name == 'localize':
-        from .config import localize
+        from .localizing import localize
 
         return localize
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,18 +1,16 @@
-"""The keys of local learning on top of any config: by one call in a config file, or of a whole config in Python."""
+"""The keys of local learning on top of any config, by one call in a config file; what written-out keys lose."""
 
-from collections.abc import Mapping
+import ast
+import re
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.logging import print_log
 
-from .choose import Form, forms, model_that_trains, recomputed_functions
-from .keys import count
 from .local.names import BACKBONES
 
-__all__ = ['Keys', 'choose_keys', 'local_learning', 'localize']
+__all__ = ['local_learning', 'lost_keys', 'own_wrapper']
 
 OWN_WRAPPERS = {
     'OptimWrapper': 'man_mm.LocalOptimWrapper',
@@ -55,13 +53,13 @@ def local_learning(
     if name is None:
         names = ' nor '.join(f'model.{name}' for name in BACKBONES)
         raise ValueError(
-            f'local_learning(_base_, ...): the base, with keys {sorted(base)}, has neither {names}. Inherit from a '
+            f'local learning: the base, with keys {sorted(base)}, has neither {names}. Inherit from a '
             'whole config of a model, or write the four keys out: see docs/get_started.md.'
         )
     backbone = model[name]
     if _name(backbone.get('type')) == 'LocalBackbone':
         raise ValueError(
-            f'local_learning(_base_, ...): model.{name}.type={backbone["type"]!r}: the base is trained by modules '
+            f'local learning: model.{name}.type={backbone["type"]!r}: the base is trained by modules '
             f'already. Change its keys, e.g. model = dict({name}=dict(num_modules={num_modules})), with '
             'auxiliary=dict(_delete_=True, type=...) for another rule; or inherit from its twin without modules.'
         )
@@ -74,14 +72,19 @@ def local_learning(
         **settings,
     )
     hooks = [*deepcopy(base.get('custom_hooks') or []), dict(type='man_mm.FeatureBankHook')]
-    return {name: wrapped}, dict(type=_own_wrapper(base.get('optim_wrapper') or {})), hooks, True
+    return {name: wrapped}, dict(type=own_wrapper(base.get('optim_wrapper') or {})), hooks, True
 
 
-def _own_wrapper(optim_wrapper: Mapping[str, Any]) -> str:
+def own_wrapper(optim_wrapper: Mapping[str, Any]) -> str:
+    """The optim wrapper that stands in for the one of a plain config.
+
+    Raises:
+        ValueError: If there is none.
+    """
     kind = optim_wrapper.get('type', 'OptimWrapper')
     if _name(kind) not in OWN_WRAPPERS:
         raise ValueError(
-            f'local_learning(_base_, ...): the base has optim_wrapper.type={kind!r}, of which there is no variant for '
+            f'local learning: the base has optim_wrapper.type={kind!r}, of which there is no variant for '
             f'local losses. Set one of {sorted(OWN_WRAPPERS)} in the base.'
         )
     return OWN_WRAPPERS[_name(kind)]
@@ -92,109 +95,42 @@ def _name(kind: Any) -> str:
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
-@dataclass(frozen=True)
-class Keys:
-    """The keys of local learning that were chosen for a config.
+def lost_keys(cfg: Config) -> list[str]:
+    """One sentence for each hook, and for mixed precision, that a file of a locally trained `cfg` has and it has not.
 
-    Args:
-        num_modules: K.
-        form: What trains the modules.
-        optim_wrapper: Keys on top of those of `local_learning`.
-        hooks: Hooks behind those of `local_learning`.
-        top: Further keys at the top of a config.
+    `custom_hooks = [...]` replaces the list of a base, `optim_wrapper = dict(type=...)` its type.
     """
-
-    num_modules: int
-    form: Form
-    optim_wrapper: dict[str, Any] = field(default_factory=dict)
-    hooks: list[dict[str, Any]] = field(default_factory=list)
-    top: dict[str, Any] = field(default_factory=dict)
-
-    def on(self, cfg: Config) -> Config:
-        """A new config: `cfg` with these keys."""
-        model, optim_wrapper, hooks, unused = local_learning(
-            cfg, num_modules=self.num_modules, auxiliary=self.form.auxiliary, **self.form.backbone
-        )
-        keys = dict(
-            model=model,
-            optim_wrapper={**optim_wrapper, **self.optim_wrapper},
-            custom_hooks=[*hooks, *self.hooks],
-            find_unused_parameters=unused,
-            **self.top,
-        )
-        localized = deepcopy(cfg)
-        localized.merge_from_dict(deepcopy(keys))
-        return localized
-
-    def __str__(self) -> str:
-        eager = '; every module is stepped at once' if self.optim_wrapper.get('eager_step') else ''
-        cuts = ', cut by memory' if self.form.backbone.get('partition') == 'memory' else ''
-        again = [name for hook in self.hooks for name in hook['functions']]
-        recomputed = f'; recomputed in backward: {", ".join(again)}' if again else ''
-        return f'{self.num_modules} modules{cuts}, each trained by {self.form.said}{eager}{recomputed}.'
+    if _name((cfg.get('optim_wrapper') or {}).get('type')) != 'LocalOptimWrapper':
+        written = set()
+    else:
+        written = {'AmpOptimWrapper'} & set(_types_written(cfg.text, 'optim_wrapper'))
+    sentences = [
+        "optim_wrapper.type='man_mm.LocalOptimWrapper' replaces an AmpOptimWrapper, and trains in full precision: "
+        "'man_mm.LocalAmpOptimWrapper' keeps it."
+        for _ in written
+    ]
+    kept = {_name(hook.get('type')) for hook in cfg.get('custom_hooks') or []}
+    if 'FeatureBankHook' in kept:
+        lost = sorted(set(_types_written(cfg.text, 'custom_hooks')) - kept)
+        sentences += [
+            f'custom_hooks lacks {name}, which a base has: custom_hooks = [*_base_.custom_hooks, ...] keeps it.'
+            for name in lost
+        ]
+    return sentences
 
 
-def localize(cfg: Config, num_modules: int = 4, lean: bool = False, **settings: Any) -> Config:
-    """Return a config that trains by modules what `cfg`, a whole config of plain training, trains end to end.
-
-    It is `cfg` with the keys of `local_learning`: hooks, mixed precision, schedule, clipping and accumulation stay.
-    Neck, head and tail of the auxiliaries are chosen by the host library and by what `cfg` has; the first form of which
-    the model can be built is taken, and logged. The model is built for that, without weights of a checkpoint.
-
-    Args:
-        cfg: E.g. `Config.fromfile(...)`, or `mmengine.hub.get_config('mmdet::...')`. It is not changed.
-        num_modules: K.
-        lean: Take the form that saves most memory: slim auxiliaries where the backbone returns the maps of its stages,
-            cuts by memory, eager steps where accumulation, clipping and AMP's loss scaler allow them, heads recomputed.
-        settings: Other keys of `man_mm.LocalBackbone`, in place of what is chosen.
-
-    Raises:
-        ValueError: If `cfg` has no model with a backbone, is trained by modules already, has an optim wrapper that local
-            learning has no variant of, K is out of range, or nothing serves the backbone or the model.
-    """
-    keys = choose_keys(cfg, num_modules, lean, **settings)
-    print_log(f'local learning: {keys}', logger='current')
-    return keys.on(cfg)
-
-
-def choose_keys(cfg: Config, num_modules: int = 4, lean: bool = False, **settings: Any) -> Keys:
-    """What `localize` sets, as data."""
-    count('num_modules', num_modules)
-    Keys(num_modules, Form('', {})).on(cfg)  # refuses what no form serves
-    candidates = forms(cfg, lean)
-    for form in candidates:
-        backbone = {**form.backbone, **settings}
-        auxiliary = backbone.pop('auxiliary', form.auxiliary)
-        keys = Keys(num_modules, replace(form, auxiliary=auxiliary, backbone=backbone), _for_auxiliaries(cfg))
-        if lean:
-            keys = _eager(keys, cfg)
+def _types_written(text: str, key: str) -> Iterator[str]:
+    """Names of all types in what the files of a config, whose paths head them in `text`, assign to `key`."""
+    for source in re.split(r'^(?![#\s]).*\.py$', text, flags=re.MULTILINE):
         try:
-            model = model_that_trains(keys.on(cfg))
-        except (ValueError, AssertionError, RuntimeError):
-            if form is candidates[-1]:
-                raise
+            statements = ast.parse(source).body
+        except SyntaxError:  # e.g. {{_base_.model}}, which is no Python
             continue
-        functions = recomputed_functions(model) if lean else []
-        hook = dict(type='man_mm.ActivationCheckpointHook', functions=functions)
-        return replace(keys, hooks=[hook] if functions else [])
-    raise AssertionError('every host has a form')
-
-
-def _for_auxiliaries(cfg: Config) -> dict[str, Any]:
-    """Upstream's multiplier of `backbone` is for pretrained weights; it would reach the auxiliaries' necks too."""
-    paramwise = (cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}
-    if 'backbone' not in (paramwise.get('custom_keys') or {}):
-        return {}
-    return dict(paramwise_cfg=dict(custom_keys={'backbone.auxiliaries': dict(lr_mult=1.0)}))
-
-
-def _eager(keys: Keys, cfg: Config) -> Keys:
-    """With eager steps, unless accumulation, clipping over all, a loss scaler or a wrapper of the model forbids them."""
-    wrapper = cfg.get('optim_wrapper') or {}
-    waits = wrapper.get('accumulative_counts', 1) != 1 or wrapper.get('clip_grad')
-    if waits or _own_wrapper(wrapper) != OWN_WRAPPERS['OptimWrapper'] or cfg.get('model_wrapper_cfg'):
-        return keys
-    data_parallel = dict(type='man_mm.LocalDistributedDataParallel', find_unused_parameters=True)
-    return replace(
-        keys, optim_wrapper={**keys.optim_wrapper, 'eager_step': True}, top=dict(model_wrapper_cfg=data_parallel)
-    )
+        for statement in statements:
+            if isinstance(statement, ast.Assign) and key in [
+                getattr(target, 'id', None) for target in statement.targets
+            ]:
+                words = (word for node in ast.walk(statement.value) for word in getattr(node, 'keywords', ()))
+                yield from (
+                    _name(word.value.value) for word in words if word.arg == 'type' and hasattr(word.value, 'value')
+                )

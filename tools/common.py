@@ -14,6 +14,7 @@ from mmengine.dist import init_dist, is_distributed
 from mmengine.logging import MMLogger
 
 from man_mm.analysis.planner import Plan, make_plan
+from man_mm.config import lost_keys
 from man_mm.engine.setup_record import refuse_different_ranks
 from man_mm.registry import MODEL_WRAPPERS
 from man_mm.runs.compat import prepare_cpu_processes, read_config
@@ -68,7 +69,7 @@ def set_up(cfg: Config, args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
     if os.environ['LOCAL_RANK'] == '0':
-        for sentence in misspelt_keys(cfg):
+        for sentence in (*misspelt_keys(cfg), *lost_keys(cfg)):
             print(f'Warning: {sentence}', file=sys.stderr)
     refuse_unknown_wrapper(cfg)
     host_library_of(cfg).set_loader_defaults()

@@ -1,6 +1,6 @@
 """Train a model: upstream's command line, for local learning and for plain back-propagation.
 
-With --local-learning K any plain config trains by local learning in K modules; --cfg-options then mean the plain config.
+With --local-learning K a plain config trains by local learning in K modules; --cfg-options then mean the plain one.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from man_mm.config import Keys, choose_keys
+from man_mm.localizing import Keys, choose_keys
 from man_mm.runs.missing_data import missing_data
 from man_mm.runs.misspelt_keys import unmatched_custom_keys
 
@@ -70,6 +70,11 @@ def choose_local_learning(cfg: Config, args: argparse.Namespace) -> Keys:
         keys = choose_keys(cfg, args.local_learning, args.lean)
     except ValueError as error:
         sys.exit(f'--local-learning {args.local_learning}: {error}')
+    except TypeError as error:  # an unknown key of a part
+        error.add_note(
+            '--cfg-options mean the plain config; tools/localize.py writes a file with the keys that are added.'
+        )
+        raise
     if args.work_dir is None and cfg.get('work_dir') is None:
         form = 'manlean' if args.lean else 'man'
         args.work_dir = f'./work_dirs/{Path(args.config).stem}_{form}_k{args.local_learning}'

@@ -92,7 +92,9 @@ def _classifiers(cfg: Config, lean: bool) -> list[Form]:
         later = Form(f"{said}, nor units for the cut's own stage", {**private, 'cut_stage': False}, by_memory)
         return [later, Form(said, private, by_memory)]
     return [
-        Form("man_mm.SLM with a head of its own, which reads the bank's vectors", {**private, 'bank_vectors': True}, size),
+        Form(
+            "man_mm.SLM with a head of its own, which reads the bank's vectors", {**private, 'bank_vectors': True}, size
+        ),
         Form('man_mm.SLM with a head of its own', private),
         Form("man_mm.SLM with the model's own head, by the mean of all gradients", {**own, 'shared_head_grad': 'mean'}),
     ]
@@ -143,11 +145,13 @@ def _editors(cfg: Config, lean: bool) -> list[Form]:
             upsample_kernel=3,
         )
         tail = dict(upsample=upsample, conv_last=None)
-        found.insert(0, Form(f'{said}, the auxiliary makes the image by one convolution', {**slim, 'tail': tail}, chunks))
+        found.insert(
+            0, Form(f'{said}, the auxiliary makes the image by one convolution', {**slim, 'tail': tail}, chunks)
+        )
     return found
 
 
-def model_that_trains(cfg: Config) -> Any:
+def model_that_trains(cfg: Config, num_modules: int) -> Any:
     """The model of a whole localized config, built, after the checks that its training would start with.
 
     Raises:
@@ -158,9 +162,10 @@ def model_that_trains(cfg: Config) -> Any:
         if cfg.get('data_preprocessor') is not None:
             parts.setdefault('data_preprocessor', deepcopy(cfg.data_preprocessor))
         host = MODELS.build(parts)
+        readout = build_readout(host, num_modules)
         backbone = find_local_backbone(host)
         if backbone.num_modules > 1:
-            build_readout(host, backbone.num_modules).check(backbone.auxiliaries[0])
+            readout.check(backbone.auxiliaries[0])
             if cfg.model.get('backbone', {}).get('auxiliary', {}).get('bank_vectors') and not any(
                 auxiliary.reads_pooled for auxiliary in backbone.auxiliaries
             ):
