@@ -13,6 +13,7 @@ from man_mm.localizing import choose_keys
 from man_mm.runs.compat import read_config
 
 from .helpers import classification, detection, restoration
+from .helpers.detectors import DETECTORS, detector
 from .helpers.processes import python
 from .helpers.runs import make_coco, run_config, write_config
 from .helpers.steps import step_config
@@ -26,6 +27,7 @@ WIDE = dict(
 HOSTS = {
     'detector': (DETECTOR, 'mmdet', detection.batch, 'SLM', 'SlimSLM'),
     'wide detector': (WIDE, 'mmdet', detection.batch, 'SLM', 'SlimSLM'),
+    **{name: (detector(name, None), 'mmdet', detection.batch, 'SLM', 'SlimSLM') for name in DETECTORS},
     'classifier': (classification.classifier(), 'mmpretrain', classification.batch, 'SLM', 'SLM'),
     'edsr': (restoration.editor(num_modules=None), 'mmagic', restoration.batch, 'SLM', 'SLM'),
     'swinir': (restoration.editor('swinir', num_modules=None), 'mmagic', restoration.batch, 'SLM', 'SLM'),
@@ -158,6 +160,29 @@ def test_the_file_that_is_written_is_short_and_stands_for_the_same_config(base, 
     assert len(out.read_text().splitlines()) <= 30
     expected = man_mm.localize(read_config(base), num_modules=3, lean=bool(lean))
     assert Config.fromfile(out).to_dict() == expected.to_dict()
+
+
+LAZY = """
+from mmengine.hooks import EMAHook
+from mmengine.optim import AmpOptimWrapper
+from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead, ResNet
+from torch.optim import SGD
+default_scope = 'mmpretrain'
+model = dict(
+    type=ImageClassifier, backbone=dict(type=ResNet, depth=18), neck=dict(type=GlobalAveragePooling),
+    head=dict(type=LinearClsHead, num_classes=3, in_channels=512))
+optim_wrapper = dict(type=AmpOptimWrapper, optimizer=dict(type=SGD, lr=0.1))
+custom_hooks = [dict(type=EMAHook)]
+"""
+
+
+def test_a_config_in_the_pure_python_style_is_localized_but_not_inherited(tmp_path):
+    (tmp_path / 'lazy.py').write_text(LAZY)
+    cfg = man_mm.localize(Config.fromfile(tmp_path / 'lazy.py'))
+    assert cfg.optim_wrapper.type == 'man_mm.LocalAmpOptimWrapper' and cfg.custom_hooks[0].type.__name__ == 'EMAHook'
+    result = python('localize.py', tmp_path / 'lazy.py', '--out', tmp_path / 'out.py')
+    assert result.returncode == 1 and 'cannot be inherited by a file in the text style' in result.stderr
+    assert not (tmp_path / 'out.py').exists()
 
 
 def test_a_config_by_name_has_the_scope_of_its_library_and_its_own_name():

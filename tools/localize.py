@@ -110,9 +110,9 @@ def main() -> None:
     args.out.write_text(config_file(cfg, keys, base), encoding='utf-8')
     try:
         written = read_config(str(args.out))
-    except ConfigParsingError as error:
+    except (ConfigParsingError, RuntimeError) as error:  # it is in the pure Python style
         args.out.unlink()
-        sys.exit(f'{args.config} cannot be inherited by a file of the text style ({error}): see docs/downstream.md.')
+        sys.exit(f'{args.config} cannot be inherited by a file in the text style: {error} See docs/downstream.md.')
     assert written.to_dict() == keys.on(cfg).to_dict()
     print(f'{args.out}: {keys}')
 
