@@ -12,9 +12,20 @@ It patches other packages in five places, so that runs work on the stacks that p
 `man_mm.runs.patches.undo_patches` takes all of them back.
 """
 
+from typing import Any
+
 from .runs.patches import apply_patches
 
 __version__ = '0.1.0'
-__all__ = ['__version__']
+__all__ = ['__version__', 'localize']
 
 apply_patches()
+
+
+def __getattr__(name: str) -> Any:
+    """`localize`, imported when it is asked for: it brings all of the package."""
+    if name == 'localize':
+        from .localizing import localize
+
+        return localize
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

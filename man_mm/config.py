@@ -1,12 +1,16 @@
-"""The keys of local learning on top of any config, by one call in a config file."""
+"""The keys of local learning on top of any config, by one call in a config file; what written-out keys lose."""
 
-from collections.abc import Mapping
+import ast
+import re
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
+from mmengine.config import Config
+
 from .local.names import BACKBONES
 
-__all__ = ['local_learning']
+__all__ = ['local_learning', 'lost_keys', 'own_wrapper']
 
 OWN_WRAPPERS = {
     'OptimWrapper': 'man_mm.LocalOptimWrapper',
@@ -49,13 +53,13 @@ def local_learning(
     if name is None:
         names = ' nor '.join(f'model.{name}' for name in BACKBONES)
         raise ValueError(
-            f'local_learning(_base_, ...): the base, with keys {sorted(base)}, has neither {names}. Inherit from a '
+            f'local learning: the base, with keys {sorted(base)}, has neither {names}. Inherit from a '
             'whole config of a model, or write the four keys out: see docs/get_started.md.'
         )
     backbone = model[name]
     if _name(backbone.get('type')) == 'LocalBackbone':
         raise ValueError(
-            f'local_learning(_base_, ...): model.{name}.type={backbone["type"]!r}: the base is trained by modules '
+            f'local learning: model.{name}.type={backbone["type"]!r}: the base is trained by modules '
             f'already. Change its keys, e.g. model = dict({name}=dict(num_modules={num_modules})), with '
             'auxiliary=dict(_delete_=True, type=...) for another rule; or inherit from its twin without modules.'
         )
@@ -68,14 +72,19 @@ def local_learning(
         **settings,
     )
     hooks = [*deepcopy(base.get('custom_hooks') or []), dict(type='man_mm.FeatureBankHook')]
-    return {name: wrapped}, dict(type=_own_wrapper(base.get('optim_wrapper') or {})), hooks, True
+    return {name: wrapped}, dict(type=own_wrapper(base.get('optim_wrapper') or {})), hooks, True
 
 
-def _own_wrapper(optim_wrapper: Mapping[str, Any]) -> str:
+def own_wrapper(optim_wrapper: Mapping[str, Any]) -> str:
+    """The optim wrapper that stands in for the one of a plain config.
+
+    Raises:
+        ValueError: If there is none.
+    """
     kind = optim_wrapper.get('type', 'OptimWrapper')
     if _name(kind) not in OWN_WRAPPERS:
         raise ValueError(
-            f'local_learning(_base_, ...): the base has optim_wrapper.type={kind!r}, of which there is no variant for '
+            f'local learning: the base has optim_wrapper.type={kind!r}, of which there is no variant for '
             f'local losses. Set one of {sorted(OWN_WRAPPERS)} in the base.'
         )
     return OWN_WRAPPERS[_name(kind)]
@@ -84,3 +93,44 @@ def _own_wrapper(optim_wrapper: Mapping[str, Any]) -> str:
 def _name(kind: Any) -> str:
     """Name of a type, which a config has as a class, or as a string with or without a scope."""
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+
+
+def lost_keys(cfg: Config) -> list[str]:
+    """One sentence for each hook, and for mixed precision, that a file of a locally trained `cfg` has and it has not.
+
+    `custom_hooks = [...]` replaces the list of a base, `optim_wrapper = dict(type=...)` its type.
+    """
+    if _name((cfg.get('optim_wrapper') or {}).get('type')) != 'LocalOptimWrapper':
+        written = set()
+    else:
+        written = {'AmpOptimWrapper'} & set(_types_written(cfg.text, 'optim_wrapper'))
+    sentences = [
+        "optim_wrapper.type='man_mm.LocalOptimWrapper' replaces an AmpOptimWrapper, and trains in full precision: "
+        "'man_mm.LocalAmpOptimWrapper' keeps it."
+        for _ in written
+    ]
+    kept = {_name(hook.get('type')) for hook in cfg.get('custom_hooks') or []}
+    if 'FeatureBankHook' in kept:
+        lost = sorted(set(_types_written(cfg.text, 'custom_hooks')) - kept)
+        sentences += [
+            f'custom_hooks lacks {name}, which a base has: custom_hooks = [*_base_.custom_hooks, ...] keeps it.'
+            for name in lost
+        ]
+    return sentences
+
+
+def _types_written(text: str, key: str) -> Iterator[str]:
+    """Names of all types in what the files of a config, whose paths head them in `text`, assign to `key`."""
+    for source in re.split(r'^(?![#\s]).*\.py$', text, flags=re.MULTILINE):
+        try:
+            statements = ast.parse(source).body
+        except SyntaxError:  # e.g. {{_base_.model}}, which is no Python
+            continue
+        for statement in statements:
+            if isinstance(statement, ast.Assign) and key in [
+                getattr(target, 'id', None) for target in statement.targets
+            ]:
+                words = (word for node in ast.walk(statement.value) for word in getattr(node, 'keywords', ()))
+                yield from (
+                    _name(word.value.value) for word in words if word.arg == 'type' and hasattr(word.value, 'value')
+                )

@@ -14,6 +14,7 @@ from mmengine.dist import init_dist, is_distributed
 from mmengine.logging import MMLogger
 
 from man_mm.analysis.planner import Plan, make_plan
+from man_mm.config import lost_keys
 from man_mm.engine.setup_record import refuse_different_ranks
 from man_mm.registry import MODEL_WRAPPERS
 from man_mm.runs.compat import prepare_cpu_processes, read_config
@@ -34,7 +35,7 @@ SAME_FOR_ALL_RANKS = (
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add upstream's arguments that training and testing have in common."""
-    parser.add_argument('config', help='config file path')
+    parser.add_argument('config', help='config file path, or the name of an installed one, e.g. mmdet::retinanet/...')
     parser.add_argument('--work-dir', help='the folder to save logs, models and metrics in')
     parser.add_argument(
         '--cfg-options',
@@ -48,17 +49,27 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config and merge the common arguments into it, as upstream does."""
+    return set_up(given_config(args), args)
+
+
+def given_config(args: argparse.Namespace) -> Config:
+    """The config as its file and `--cfg-options` have it."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
-    cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    return cfg
+
+
+def set_up(cfg: Config, args: argparse.Namespace) -> Config:
+    """Merge the other common arguments into a config, look for what is misspelt, and prepare the processes."""
+    cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
     if os.environ['LOCAL_RANK'] == '0':
-        for sentence in misspelt_keys(cfg):
+        for sentence in (*misspelt_keys(cfg), *lost_keys(cfg)):
             print(f'Warning: {sentence}', file=sys.stderr)
     refuse_unknown_wrapper(cfg)
     host_library_of(cfg).set_loader_defaults()

@@ -1,14 +1,19 @@
-"""Train a model: upstream's command line, for local learning and for plain back-propagation."""
+"""Train a model: upstream's command line, for local learning and for plain back-propagation.
+
+With --local-learning K a plain config trains by local learning in K modules; --cfg-options then mean the plain one.
+"""
 
 import argparse
 import sys
+from pathlib import Path
 
-from common import add_common_arguments, load_config, plan_modules, refuse_different_configs
+from common import add_common_arguments, given_config, plan_modules, refuse_different_configs, set_up
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from man_mm.localizing import Keys, choose_keys
 from man_mm.runs.missing_data import missing_data
 from man_mm.runs.misspelt_keys import unmatched_custom_keys
 
@@ -23,6 +28,10 @@ AMP_WRAPPERS = {
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a model')
     add_common_arguments(parser)
+    parser.add_argument(
+        '--local-learning', type=int, metavar='K', help='train a plain config by local learning, in K modules'
+    )
+    parser.add_argument('--lean', action='store_true', help='with --local-learning: the form that saves most memory')
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the lr by the total batch size')
     parser.add_argument(
@@ -31,7 +40,10 @@ def parse_args() -> argparse.Namespace:
         const='auto',
         help='resume from this checkpoint; without a path, from the latest one in the work folder',
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.lean and args.local_learning is None:
+        parser.error('--lean is a form of local learning: it needs --local-learning K')
+    return args
 
 
 def enable_amp(cfg: Config) -> None:
@@ -52,11 +64,30 @@ def enable_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
+def choose_local_learning(cfg: Config, args: argparse.Namespace) -> Keys:
+    """What `--local-learning` adds to a plain config. Its run gets a folder beside that of plain training."""
+    try:
+        keys = choose_keys(cfg, args.local_learning, args.lean)
+    except ValueError as error:
+        sys.exit(f'--local-learning {args.local_learning}: {error}')
+    except TypeError as error:  # an unknown key of a part
+        error.add_note(
+            '--cfg-options mean the plain config; tools/localize.py writes a file with the keys that are added.'
+        )
+        raise
+    if args.work_dir is None and cfg.get('work_dir') is None:
+        form = 'manlean' if args.lean else 'man'
+        args.work_dir = f'./work_dirs/{Path(args.config).stem}_{form}_k{args.local_learning}'
+    return keys
+
+
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args)
+    cfg = given_config(args)
     if args.amp:
         enable_amp(cfg)
+    keys = None if args.local_learning is None else choose_local_learning(cfg, args)
+    cfg = set_up(cfg if keys is None else keys.on(cfg), args)
     if args.auto_scale_lr:
         enable_auto_scale_lr(cfg)
     if args.resume is not None:
@@ -72,6 +103,8 @@ def main() -> None:
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     if plan is not None:
         runner.logger.info(f'plan: {plan}')
+    if keys is not None:
+        runner.logger.info(f'local learning: {keys}')
     for sentence in unmatched_custom_keys(cfg.optim_wrapper, runner.model):
         runner.logger.warning(sentence)
     runner.train()

@@ -15,13 +15,18 @@ __all__ = ['prepare_cpu_processes', 'read_config']
 
 
 def read_config(path: str) -> Config:
-    """Read a config file, for a command line.
+    """Read a config for a command line: a file, or one of an installed library, `mmdet::retinanet/...`.
 
     Raises:
-        SystemExit: If it inherits from MMagic, which is optional, and MMagic is not installed; says how to install it.
+        SystemExit: If no library has a config of that name; if it inherits from MMagic, which is optional, and MMagic
+            is not installed: says how to install it.
     """
     try:
-        return Config.fromfile(path)
+        return _read_installed(path) if '::' in path else Config.fromfile(path)
+    except (AssertionError, FileNotFoundError) as error:  # MMEngine's, of a name that it does not know
+        if '::' not in path:
+            raise
+        sys.exit(f'{path}: {error}')
     except ModuleNotFoundError as error:
         if 'mmagic' not in str(error):
             raise
@@ -29,6 +34,12 @@ def read_config(path: str) -> Config:
             f'{path} is a config for super-resolution, which needs MMagic: '
             'pip install -r requirements/sr.txt -c requirements/constraints.txt'
         )
+
+
+def _read_installed(name: str) -> Config:
+    """What a config file without content has that inherits from `name`."""
+    cfg = Config.fromstring(f'_base_ = {name!r}\n', '.py')
+    return Config(cfg._cfg_dict, cfg_text=cfg.text, filename=name, env_variables=cfg.env_variables)
 
 
 def prepare_cpu_processes(cfg: Config) -> None:
