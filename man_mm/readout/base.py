@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ..local import Auxiliary, Task
 from ..local.names import BACKBONES, NO_HEADS
+from .notes import Notes
+from .values import copied
 
 __all__ = ['HostTask', 'Readout', 'build_readout', 'readout_of', 'register_readout']
 
@@ -30,12 +32,20 @@ class HostTask(Task):
     """The host's method that turns inputs into what its heads read."""
     train: ClassVar[str] = 'loss'
     """The host's method that turns inputs and targets into losses; it calls `extract` once."""
+    changes_targets: ClassVar[bool] = True
+    """Whether such methods may change data samples (Fast R-CNN takes proposals out of them): then each loss gets its
+    own, of the same tensors."""
 
     def __init__(self, host: nn.Module, auxiliary: Auxiliary, inputs: Any, targets: Any) -> None:
         self.host: Any = host
         self.auxiliary = auxiliary
         self.inputs = inputs
         self.targets = targets
+
+    @classmethod
+    def own_targets(cls, targets: Any) -> Any:
+        """Data samples for one loss of a step, or to make those of."""
+        return copied(targets) if cls.changes_targets else targets
 
     def neck(self, features: Any) -> Any:
         """See `Task.neck`."""
@@ -47,7 +57,7 @@ class HostTask(Task):
     def loss(self, features: Any) -> dict[str, Any]:
         """See `Task.loss`. The losses carry the features' graph."""
         with self._private_heads(), self._extracting(features):
-            return getattr(self.host, self.train)(self.inputs, self.targets)
+            return getattr(self.host, self.train)(self.inputs, self.own_targets(self.targets))
 
     def total(self, features: Any) -> Tensor:
         """See `Task.total`."""
@@ -125,6 +135,7 @@ class Readout:
         self.num_losses = num_modules
         """Local losses of a step, and the main loss."""
         self.handles: list[Any] = []
+        self._notes: Notes | None = None
 
     def open_batch(self, targets: Any) -> None:
         """Called before the losses of a batch, with its data samples."""
@@ -136,13 +147,17 @@ class Readout:
     def task(self, auxiliary: Auxiliary, inputs: Any, targets: Any) -> Iterator[Task]:
         """The host's task on a batch for `auxiliary`; open until the backward of its local losses has ended.
 
-        With `shared_head_grad='last'`, parameters shared with the host take no part in the losses inside.
+        With `shared_head_grad='last'`, parameters shared with the host take no part in the losses inside. What shared
+        parts count by losses is put back at the end: the main loss alone counts.
         """
         frozen = self.shared_parameters(auxiliary) if auxiliary.shared_head_grad == 'last' else []
         for parameter in frozen:
             parameter.requires_grad_(False)
+        if self._notes is None:
+            self._notes = Notes(self.host, self._shared_parts(auxiliary))
         try:
-            yield self.task_type(self.host, auxiliary, inputs, targets)
+            with self._notes.kept():
+                yield self.task_type(self.host, auxiliary, inputs, targets)
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(True)
@@ -176,10 +191,13 @@ class Readout:
 
     def shared_parameters(self, auxiliary: Auxiliary) -> list[nn.Parameter]:
         """Trainable parameters of the host that a local loss of `auxiliary` reaches."""
-        own = {*BACKBONES, *auxiliary.heads, *(['neck'] if auxiliary.neck is not None else [])}
-        shared = [p for name, child in self.host.named_children() if name not in own for p in child.parameters()]
+        shared = [p for part in self._shared_parts(auxiliary) for p in part.parameters()]
         everything = (*shared, *self.host.parameters(recurse=False), *auxiliary.shared_parameters())
         return [p for p in everything if p.requires_grad]
+
+    def _shared_parts(self, auxiliary: Auxiliary) -> list[nn.Module]:
+        own = {*BACKBONES, *auxiliary.heads, *(['neck'] if auxiliary.neck is not None else [])}
+        return [child for name, child in self.host.named_children() if name not in own]
 
     def attach(
         self, auxiliary: Auxiliary, before_forward: Callable[..., None], after_forward: Callable[..., None]
@@ -191,7 +209,10 @@ class Readout:
         ]
         if auxiliary.shared_head_grad == 'mean':
             shared = self.shared_parameters(auxiliary)
-            self.handles += [p.register_hook(lambda grad: grad / self.num_losses) for p in shared]
+            self.handles += [p.register_hook(self._mean) for p in shared]
+
+    def _mean(self, grad: Tensor) -> Tensor:
+        return grad / self.num_losses
 
     def detach(self) -> None:
         """Leave the host as it was."""

@@ -19,6 +19,8 @@ __all__ = ['ClassifierReadout', 'ClassifierTask']
 class ClassifierTask(HostTask):
     """Classifiers: `loss(inputs, data_samples)` calls `extract_feat(inputs)`, which ends with the neck."""
 
+    changes_targets = False  # heads read labels; copies of a thousand images' would take longer than a module
+
     def scores(self) -> Tensor:
         """See `Task.scores`: `gt_label` of the data samples, or `gt_score` where a batch augmentation set it."""
         if 'gt_score' in self.targets[0]:
