@@ -82,7 +82,7 @@ class HostTask(Task):
         preprocessor, images = self.host.data_preprocessor, self.inputs
         if getattr(preprocessor, '_enable_normalize', False):
             images = images * preprocessor.std + preprocessor.mean
-        return (images / 255).clamp(0, 1)
+        return (images / 255).clamp(0, 1).flatten(0, -4)
 
     @contextmanager
     def _private_heads(self) -> Iterator[None]:

@@ -64,9 +64,10 @@ class ClassifierReadout(Readout):
             ValueError: If they do not fit. On a GPU a label out of range would end in a device-side assertion.
         """
         channels = image_channels(self.host.backbone)
-        if channels not in (None, inputs.shape[1]):
+        got = inputs.shape[-3]  # of (N, C, H, W), or (1, N, C, H, W) of models that re-identify
+        if channels not in (None, got):
             raise ValueError(
-                f'images have {inputs.shape[1]} channel(s), but the first convolution of the backbone reads '
+                f'images have {got} channel(s), but the first convolution of the backbone reads '
                 f'{channels}: load them as such (LoadImageFromFile.color_type) or set backbone.in_channels.'
             )
         num_classes = getattr(self.host.head, 'num_classes', None)
@@ -80,7 +81,8 @@ class ClassifierReadout(Readout):
 
 
 def _labels(targets: Any) -> Tensor:
-    return torch.cat([sample.gt_label for sample in targets])
+    labels = (sample.gt_label for sample in targets)
+    return torch.cat([getattr(label, 'label', label) for label in labels])  # models that re-identify wrap theirs
 
 
 def _has_one_label_an_image(targets: Any) -> bool:
