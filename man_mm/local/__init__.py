@@ -10,7 +10,6 @@ from .heads import draw_afresh, read_width
 from .module import LocalModule
 from .partition import Partition, balanced_cuts, partition
 from .step import LocalStep, listen_to_phases, phase, train_modules
-from .transparent_wrapper import register_answer
 from .units import Activation, StageOutputs, Unit, Unrolled, copy_layers, detached, run_units
 from .unroll import register_unroll, unroll
 
@@ -40,7 +39,6 @@ __all__ = [
     'partition',
     'phase',
     'read_width',
-    'register_answer',
     'register_unroll',
     'run_units',
     'staged',

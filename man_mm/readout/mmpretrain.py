@@ -1,6 +1,5 @@
 """MMPretrain: every classifier whose `loss` gets its features from `extract_feat`."""
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -9,8 +8,7 @@ from mmengine.config import Config
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..local import image_channels, register_answer
-from ..local.names import AUXILIARIES, INNER
+from ..local import image_channels
 from .base import HostTask, Readout, register_readout
 
 __all__ = ['ClassifierReadout', 'ClassifierTask']
@@ -87,20 +85,3 @@ def _labels(targets: Any) -> Tensor:
 
 def _has_one_label_an_image(targets: Any) -> bool:
     return all(len(sample.gt_label) == 1 for sample in targets)
-
-
-@register_answer('get_layer_depth')
-def _get_layer_depth(own: Callable[..., Any]) -> Callable[..., tuple[int, int]]:
-    """Depth of a parameter and number of depths, by which layer-wise learning rates fall.
-
-    The backbone's parameters have the depth that they have without the wrapper; auxiliaries that of heads.
-    """
-
-    def get_layer_depth(param_name: str, prefix: str = '') -> tuple[int, int]:
-        if param_name.startswith(prefix + INNER):
-            param_name = prefix + param_name[len(prefix + INNER) :]
-        elif param_name.startswith(prefix + AUXILIARIES):
-            param_name = param_name[len(prefix) :]
-        return own(param_name, prefix)
-
-    return get_layer_depth
