@@ -14,7 +14,7 @@ from torch import nn
 from ..keys import strict_keys
 from ..local import LocalBackbone, LocalStep, find_local_backbone
 from ..local.names import BACKBONES
-from ..readout import Readout, build_readout
+from ..readout import Readout, build_readout, refuse_unserved
 from ..registry import HOOKS
 from .optim_wrapper import LocalOptimWrapper
 from .setup_record import check_fit, check_resume, describe, refuse_different_ranks, structure
@@ -66,6 +66,8 @@ class FeatureBankHook(Hook):
     def bind(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
         """What `before_train` does, for a training loop of one's own."""
         host = cast(nn.Module, model.module) if is_model_wrapper(model) else model
+        if any(isinstance(module, LocalBackbone) and module.num_modules > 1 for module in host.modules()):
+            refuse_unserved(host)
         backbone = find_local_backbone(host)
         if backbone.num_modules == 1:
             return

@@ -6,7 +6,7 @@ from .backbone import LocalBackbone, find_local_backbone
 from .bank import FeatureBank
 from .dry_run import Shape, evaluating, image_channels
 from .families.stages import staged, unroll_stages
-from .heads import draw_afresh, read_width
+from .heads import draw_afresh, on_host, read_width
 from .module import LocalModule
 from .partition import Partition, balanced_cuts, partition
 from .step import LocalStep, listen_to_phases, phase, train_modules
@@ -36,6 +36,7 @@ __all__ = [
     'image_channels',
     'layers_of',
     'listen_to_phases',
+    'on_host',
     'partition',
     'phase',
     'read_width',

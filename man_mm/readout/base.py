@@ -10,12 +10,20 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..local import Auxiliary, Task
+from ..local import Auxiliary, Task, on_host
 from ..local.names import BACKBONES, NO_HEADS
 from .notes import Notes
 from .values import copied
 
-__all__ = ['HostTask', 'Readout', 'build_readout', 'readout_of', 'register_readout']
+__all__ = [
+    'HostTask',
+    'Readout',
+    'build_readout',
+    'readout_of',
+    'refuse_unserved',
+    'register_readout',
+    'register_unserved',
+]
 
 
 class HostTask(Task):
@@ -246,6 +254,7 @@ def _trains(module: nn.Module) -> bool:
 
 
 _READOUTS: dict[str, type[Readout]] = {}
+_UNSERVED: dict[str, str] = {}
 
 
 def register_readout(*hosts: str) -> Callable[[type[Readout]], type[Readout]]:
@@ -258,14 +267,36 @@ def register_readout(*hosts: str) -> Callable[[type[Readout]], type[Readout]]:
     return register
 
 
+def register_unserved(*hosts: str, reason: str) -> None:
+    """Register why models derived from the classes with these dotted names are refused, unless a readout serves them."""
+    _UNSERVED.update(dict.fromkeys(hosts, reason))
+
+
+@on_host
+def refuse_unserved(host: nn.Module) -> None:
+    """Raise ValueError with the reason if `host` is known not to be served, before anything else is found amiss."""
+    for cls in type(host).__mro__:
+        name = _dotted(cls)
+        if name in _READOUTS:
+            return
+        if name in _UNSERVED:
+            kind = type(host).__name__
+            raise ValueError(f'model.type={kind} is not served by local learning: {_UNSERVED[name]}')
+
+
+def _dotted(cls: type) -> str:
+    return f'{cls.__module__}.{cls.__qualname__}'
+
+
 def build_readout(host: nn.Module, num_modules: int) -> Readout:
     """Build the readout for `host` by its class.
 
     Raises:
         ValueError: If no readout serves it.
     """
+    refuse_unserved(host)
     for cls in type(host).__mro__:
-        readout = _READOUTS.get(f'{cls.__module__}.{cls.__qualname__}')
+        readout = _READOUTS.get(_dotted(cls))
         if readout is not None:
             return readout(host, num_modules)
     raise ValueError(

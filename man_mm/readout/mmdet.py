@@ -15,10 +15,20 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from ..local import Auxiliary
-from .base import HostTask, Readout, register_readout
+from .base import HostTask, Readout, register_readout, register_unserved
 from .once_a_batch import OnceABatch
 
 __all__ = ['DetectorReadout', 'DetectorTask']
+
+register_unserved(
+    'mmdet.models.detectors.semi_base.SemiBaseDetector',
+    reason='it is semi-supervised, by the predictions of a second detector, its teacher. The detector that it has '
+    'twice is served by itself.',
+)
+register_unserved(
+    'mmdet.models.mot.base.BaseMOTModel',
+    reason='it is a tracker, whose loss joins pairs of frames. Its detector is served by itself.',
+)
 
 DEEPEST = 32
 """Stride in px of the smallest map of common backbones."""

@@ -9,9 +9,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..local import image_channels
-from .base import HostTask, Readout, register_readout
+from .base import HostTask, Readout, register_readout, register_unserved
 
 __all__ = ['ClassifierReadout', 'ClassifierTask']
+
+register_unserved(
+    'mmpretrain.models.selfsup.base.BaseSelfSupervisor',
+    reason='it is self-supervised, by a loss on several views or on masked patches of its images, for which there is '
+    'no readout. The classifier that is fine-tuned from it is served.',
+)
+register_unserved(
+    'mmpretrain.models.retrievers.base.BaseRetriever',
+    reason='it is a retriever, whose network, image_encoder, has a backbone among its parts. A classifier of '
+    'that backbone is served.',
+)
 
 
 class ClassifierTask(HostTask):
