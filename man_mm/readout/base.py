@@ -268,7 +268,7 @@ def register_readout(*hosts: str) -> Callable[[type[Readout]], type[Readout]]:
 
 
 def register_unserved(*hosts: str, reason: str) -> None:
-    """Register why models derived from the classes with these dotted names are refused, unless a readout serves them."""
+    """Register why models derived from classes of these dotted names are refused, unless a readout serves them."""
     _UNSERVED.update(dict.fromkeys(hosts, reason))
 
 

@@ -132,5 +132,7 @@ def test_a_base_without_a_backbone_names_its_model_and_parts():
         type='AOTInpaintor', encdec=dict(type='AOTEncoderDecoder'), disc=dict(type='SoftMaskPatchDiscriminator')
     )
     base = Config(dict(model=model))
-    with pytest.raises(ValueError, match=r"model.type='AOTInpaintor' is not served.*Its parts: \['disc', 'encdec'\]"):
+    with pytest.raises(
+        ValueError, match=r"model.type='AOTInpaintor' is not served.*but the parts \['disc', 'encdec'\]"
+    ):
         local_learning(base, num_modules=4, auxiliary=dict(type='man_mm.SLM'))
