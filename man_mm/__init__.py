@@ -9,7 +9,8 @@ It patches other packages in five places, so that runs work on the stacks that p
 - numpy >= 2, when MMagic is imported: `np.bool8`, which MMagic 1.2.0 reads. MMagic is to be imported after man_mm.
 - `mmcv.ops`, when they are imported: kernels that have no bfloat16 compute it in float32.
 
-`man_mm.runs.patches.undo_patches` takes all of them back.
+`man_mm.runs.patches.undo_patches` takes all of them back. `man_mm.readout`, imported with the first model of ours,
+patches MMEngine's constructor of optimizers: those that know layers by their names see the model without our wrapper.
 """
 
 from typing import Any

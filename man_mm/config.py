@@ -50,6 +50,12 @@ def local_learning(
     """
     model = base.get('model') or {}
     name = next((name for name in BACKBONES if name in model), None)
+    if name is None and 'type' in model:
+        parts = sorted(key for key, part in model.items() if isinstance(part, Mapping) and 'type' in part)
+        raise ValueError(
+            f'local learning: model.type={model["type"]!r} is not served: it has neither '
+            f'{" nor ".join(f"model.{name}" for name in BACKBONES)}, but the parts {parts}.'
+        )
     if name is None:
         names = ' nor '.join(f'model.{name}' for name in BACKBONES)
         raise ValueError(

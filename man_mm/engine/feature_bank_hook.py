@@ -14,7 +14,7 @@ from torch import nn
 from ..keys import strict_keys
 from ..local import LocalBackbone, LocalStep, find_local_backbone
 from ..local.names import BACKBONES
-from ..readout import Readout, build_readout
+from ..readout import Readout, build_readout, refuse_unserved
 from ..registry import HOOKS
 from .optim_wrapper import LocalOptimWrapper
 from .setup_record import check_fit, check_resume, describe, refuse_different_ranks, structure
@@ -33,7 +33,7 @@ class FeatureBankHook(Hook):
     """Opens a step of the `LocalBackbone` with every training batch, drops it after the forward, also when it raises.
 
     Checks the whole set-up before training, binds the readout that fits the model, and logs under `local_MM/*` what the
-    local losses were, and under `bank_mib` what the bank held at most.
+    local losses were, and under `bank_mib` what the bank held at most. Of several in a config, the last one acts.
 
     Args:
         log: `terms` logs every local loss term, `total` one number a module.
@@ -66,6 +66,8 @@ class FeatureBankHook(Hook):
     def bind(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
         """What `before_train` does, for a training loop of one's own."""
         host = cast(nn.Module, model.module) if is_model_wrapper(model) else model
+        if any(isinstance(module, LocalBackbone) and module.num_modules > 1 for module in host.modules()):
+            refuse_unserved(host)
         backbone = find_local_backbone(host)
         if backbone.num_modules == 1:
             return
@@ -89,6 +91,10 @@ class FeatureBankHook(Hook):
         _LISTENING[backbone], self._readout = ref(readout), readout
         self._backbone, self._optim_wrapper = backbone, optim_wrapper
 
+    def _listens(self) -> bool:
+        """Whether no other hook of this kind has been bound to the model since."""
+        return self._backbone is not None and _LISTENING.get(self._backbone, lambda: None)() is self._readout
+
     def _open(self, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._drop()  # what a step has left that was interrupted from the keyboard, of which torch tells no hook
         call = inspect.signature(host.forward).bind(*args, **kwargs).arguments
@@ -97,8 +103,9 @@ class FeatureBankHook(Hook):
             inputs, targets = call['inputs'], call.get('data_samples')
             self._readout.check_batch(inputs, targets)
             backward, bank = self._optim_wrapper.local_backward, self._backbone.new_bank()
-            self._backbone.step = LocalStep(inputs, targets, backward, self._readout, bank)
             self._readout.open_batch(targets)
+            targets = self._readout.task_type.own_targets(targets)  # the main loss may change them before it extracts
+            self._backbone.step = LocalStep(inputs, targets, backward, self._readout, bank)
 
     def _drop(self) -> LocalStep | None:
         """End the step under way, if there is one, and return it."""
@@ -122,7 +129,7 @@ class FeatureBankHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Log this iteration's local losses."""
-        if self._backbone is None or self._optim_wrapper is None:
+        if self._backbone is None or self._optim_wrapper is None or not self._listens():
             return
         losses = self._optim_wrapper.local_losses
         if losses:
@@ -153,7 +160,7 @@ class FeatureBankHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Stop listening."""
-        if self._backbone is not None and self._readout is not None:
+        if self._backbone is not None and self._readout is not None and self._listens():
             self._readout.detach()
             _LISTENING.pop(self._backbone, None)
         self._backbone = self._optim_wrapper = self._readout = None

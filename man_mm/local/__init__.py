@@ -6,11 +6,10 @@ from .backbone import LocalBackbone, find_local_backbone
 from .bank import FeatureBank
 from .dry_run import Shape, evaluating, image_channels
 from .families.stages import staged, unroll_stages
-from .heads import draw_afresh, read_width
+from .heads import draw_afresh, on_host, read_width
 from .module import LocalModule
 from .partition import Partition, balanced_cuts, partition
 from .step import LocalStep, listen_to_phases, phase, train_modules
-from .transparent_wrapper import register_answer
 from .units import Activation, StageOutputs, Unit, Unrolled, copy_layers, detached, run_units
 from .unroll import register_unroll, unroll
 
@@ -37,10 +36,10 @@ __all__ = [
     'image_channels',
     'layers_of',
     'listen_to_phases',
+    'on_host',
     'partition',
     'phase',
     'read_width',
-    'register_answer',
     'register_unroll',
     'run_units',
     'staged',

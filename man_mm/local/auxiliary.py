@@ -126,7 +126,8 @@ class Auxiliary(BaseModule):
             initialisation of its own, or a dict from the model's attribute to the config of the head to use instead,
             e.g. `dict(bbox_head=dict(type='RetinaHead', ...))`.
         shared_head_grad: Whose gradients reach the parts shared with the model: the `sum` of a step's losses', their
-            `mean`, or the `last` one's, the main loss's. Running statistics in shared parts see all these forwards.
+            `mean`, or the `last` one's, the main loss's. Running statistics in shared parts see all these forwards;
+            what shared heads count (Dynamic R-CNN's histories, Seesaw's samples) moves with the main loss alone.
 
     Raises:
         ValueError: If `neck`, `head` or `shared_head_grad` is none of these.

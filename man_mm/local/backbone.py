@@ -1,8 +1,8 @@
 """LocalBackbone: the wrapped backbone, trained module by module."""
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from mmengine.logging import MessageHub, print_log
@@ -22,6 +22,10 @@ from .unroll import unroll
 
 __all__ = ['LocalBackbone', 'find_local_backbone']
 
+DEFAULT_SIZE = 256, 256
+
+Probed = TypeVar('Probed')
+
 
 @MODELS.register_module()
 @strict_keys
@@ -38,7 +42,8 @@ class LocalBackbone(TransparentWrapper):
         partition: `uniform`, `memory`, or the names of the units that end modules 0 to K - 2.
         bank: False keeps the taps of earlier modules from the auxiliaries, which see zeros instead.
         probe_size: Height and width of the training images in px, for `partition='memory'` and for auxiliaries whose
-            layers depend on it (`man_mm.PredSim`; `man_mm.DGLPyramid` on its ratios).
+            layers depend on shapes (`man_mm.PredSim`; `man_mm.DGLPyramid` on ratios of sizes; `bank_vectors` on
+            channels). By default the `img_size` of the wrapped backbone, or 256 by 256 where it has none.
         share: `none` gives every module an auxiliary of its own, as the paper does. `stage`: modules in a row that end
             in one stage, and whose auxiliaries differ in nothing but what they mirror, use the first one's. Its
             gradients are the sum over these modules, its running statistics see all of them.
@@ -62,13 +67,14 @@ class LocalBackbone(TransparentWrapper):
         auxiliary: dict[str, Any] | None = None,
         partition: str | Sequence[str] = 'uniform',
         bank: bool = True,
-        probe_size: tuple[int, int] = (256, 256),
+        probe_size: tuple[int, int] | None = None,
         share: str = 'none',
         tail_chunks: int = 1,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(MODELS.build(backbone), init_cfg)
         self.unrolled: Unrolled = unroll(self.backbone)
+        probe_size = probe_size or _size_of(backbone.get('img_size', getattr(self.backbone, 'img_size', None)))
         self.partition = self._cut(num_modules, partition, probe_size)
         self.lends_bank = switch('bank', bank)
         self.local_modules, self.auxiliaries = build_modules(
@@ -77,7 +83,7 @@ class LocalBackbone(TransparentWrapper):
             self.partition,
             auxiliary,
             share,
-            lambda: unit_shapes(self.backbone, self.unrolled, probe_size),
+            lambda: self._probed(unit_shapes, probe_size),
         )
         self.tail_chunks = self._checked_tail_chunks(tail_chunks)
         reads_pooled = any(auxiliary.reads_pooled for auxiliary in self.auxiliaries)
@@ -89,11 +95,22 @@ class LocalBackbone(TransparentWrapper):
     def _cut(self, num_modules: int, policy: str | Sequence[str], probe_size: tuple[int, int]) -> Partition:
         units = self.unrolled.units
         frozen = [not any(p.requires_grad for p in unit.parameters(self.backbone)) for unit in units]
-        costs = activation_bytes(self.backbone, self.unrolled, probe_size) if policy == 'memory' else None
+        costs = self._probed(activation_bytes, probe_size) if policy == 'memory' else None
         result = partition([unit.name for unit in units], num_modules, policy, frozen, costs)
         for note in result.notes:
             print_log(f'LocalBackbone: {note}', logger='current', level=logging.WARNING)
         return result
+
+    def _probed(
+        self, measure: Callable[[nn.Module, Unrolled, tuple[int, int]], Probed], size: tuple[int, int]
+    ) -> Probed:
+        try:
+            return measure(self.backbone, self.unrolled, size)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f'LocalBackbone.probe_size={size}: {type(self.backbone).__name__} does not run on an image of that '
+                f'height and width in px ({error}). Set it to those of the training images.'
+            ) from error
 
     def _checked_tail_chunks(self, tail_chunks: int) -> int:
         if count('tail_chunks', tail_chunks) > 1 and (self.num_modules == 1 or not self.unrolled.tail):
@@ -161,6 +178,12 @@ class LocalBackbone(TransparentWrapper):
         for auxiliary in self.auxiliaries:
             auxiliary.follow_mode(self.backbone)
         return self
+
+
+def _size_of(img_size: Any) -> tuple[int, int]:
+    if isinstance(img_size, int):
+        return img_size, img_size
+    return (img_size[0], img_size[1]) if isinstance(img_size, (tuple, list)) else DEFAULT_SIZE
 
 
 def _refuse_plain_training() -> None:

@@ -13,11 +13,12 @@ from weakref import WeakKeyDictionary, ref
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-__all__ = ['draw_afresh', 'on_sibling', 'read_width', 'widen_head']
+__all__ = ['draw_afresh', 'on_host', 'on_sibling', 'read_width', 'widen_head']
 
 OnSibling = Callable[[Any, str, nn.Module], None]
 
 _callbacks: 'WeakKeyDictionary[nn.Module, OnSibling]' = WeakKeyDictionary()
+_checks: list[Callable[[nn.Module], None]] = []
 _hosts: 'WeakKeyDictionary[nn.Module, ref[nn.Module]]' = WeakKeyDictionary()
 
 
@@ -25,6 +26,12 @@ def on_sibling(backbone: nn.Module, callback: OnSibling) -> None:
     """Call `callback(backbone, name, module)` for every module that the model of `backbone` registers beside it."""
     _install()
     _callbacks[backbone] = callback
+
+
+def on_host(check: Callable[[nn.Module], None]) -> Callable[[nn.Module], None]:
+    """From now on, call `check(model)` when a model registers a backbone that wants to hear of siblings."""
+    _checks.append(check)
+    return check
 
 
 @cache
@@ -37,6 +44,8 @@ def _on_registration(host: nn.Module, name: str, child: nn.Module | None) -> Non
     if child is None:
         return
     if child in _callbacks:
+        for check in _checks:
+            check(host)
         _hosts[child] = ref(host)
         for sibling, module in host.named_children():  # built before the backbone
             _callbacks[child](child, sibling, module)

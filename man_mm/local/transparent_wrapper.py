@@ -1,7 +1,6 @@
 """A wrapper around a backbone that shows neither in checkpoints nor to who looks for the backbone's attributes."""
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from mmengine.logging import print_log
@@ -10,23 +9,7 @@ from torch import nn
 
 from .names import AUXILIARIES, INNER
 
-__all__ = ['TransparentWrapper', 'register_answer']
-
-Answer = Callable[[Callable[..., Any]], Callable[..., Any]]
-_ANSWERS: dict[str, Answer] = {}
-
-
-def register_answer(method: str) -> Callable[[Answer], Answer]:
-    """Register how a wrapper answers a host library that calls `method` of backbones with names of parameters.
-
-    The function gets the backbone's own method, and returns what is called instead.
-    """
-
-    def register(answer: Answer) -> Answer:
-        _ANSWERS[method] = answer
-        return answer
-
-    return register
+__all__ = ['TransparentWrapper']
 
 
 class TransparentWrapper(BaseModule):
@@ -89,8 +72,7 @@ class TransparentWrapper(BaseModule):
             inner = self.__dict__.get('_modules', {}).get('backbone')
             if inner is None:
                 raise
-            own = getattr(inner, name)
-            return _ANSWERS[name](own) if name in _ANSWERS else own
+            return getattr(inner, name)
 
 
 def _drop_inner_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:

@@ -3,9 +3,25 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from .base import HostTask, Readout, build_readout, readout_of, register_readout
+from .base import (
+    HostTask,
+    Readout,
+    build_readout,
+    readout_of,
+    refuse_unserved,
+    register_readout,
+    register_unserved,
+)
 
-__all__ = ['HostTask', 'Readout', 'build_readout', 'readout_of', 'register_readout']
+__all__ = [
+    'HostTask',
+    'Readout',
+    'build_readout',
+    'readout_of',
+    'refuse_unserved',
+    'register_readout',
+    'register_unserved',
+]
 
 for _file in iter_modules(__path__):
     import_module(f'{__name__}.{_file.name}')  # it registers its readouts

@@ -10,10 +10,20 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..local import Auxiliary, Task
+from ..local import Auxiliary, Task, on_host
 from ..local.names import BACKBONES, NO_HEADS
+from .notes import Notes
+from .values import copied
 
-__all__ = ['HostTask', 'Readout', 'build_readout', 'readout_of', 'register_readout']
+__all__ = [
+    'HostTask',
+    'Readout',
+    'build_readout',
+    'readout_of',
+    'refuse_unserved',
+    'register_readout',
+    'register_unserved',
+]
 
 
 class HostTask(Task):
@@ -30,12 +40,20 @@ class HostTask(Task):
     """The host's method that turns inputs into what its heads read."""
     train: ClassVar[str] = 'loss'
     """The host's method that turns inputs and targets into losses; it calls `extract` once."""
+    changes_targets: ClassVar[bool] = True
+    """Whether such methods may change data samples (Fast R-CNN takes proposals out of them): then each loss gets its
+    own, of the same tensors."""
 
     def __init__(self, host: nn.Module, auxiliary: Auxiliary, inputs: Any, targets: Any) -> None:
         self.host: Any = host
         self.auxiliary = auxiliary
         self.inputs = inputs
         self.targets = targets
+
+    @classmethod
+    def own_targets(cls, targets: Any) -> Any:
+        """Data samples for one loss of a step, or to make those of."""
+        return copied(targets) if cls.changes_targets else targets
 
     def neck(self, features: Any) -> Any:
         """See `Task.neck`."""
@@ -47,7 +65,7 @@ class HostTask(Task):
     def loss(self, features: Any) -> dict[str, Any]:
         """See `Task.loss`. The losses carry the features' graph."""
         with self._private_heads(), self._extracting(features):
-            return getattr(self.host, self.train)(self.inputs, self.targets)
+            return getattr(self.host, self.train)(self.inputs, self.own_targets(self.targets))
 
     def total(self, features: Any) -> Tensor:
         """See `Task.total`."""
@@ -72,7 +90,7 @@ class HostTask(Task):
         preprocessor, images = self.host.data_preprocessor, self.inputs
         if getattr(preprocessor, '_enable_normalize', False):
             images = images * preprocessor.std + preprocessor.mean
-        return (images / 255).clamp(0, 1)
+        return (images / 255).clamp(0, 1).flatten(0, -4)
 
     @contextmanager
     def _private_heads(self) -> Iterator[None]:
@@ -125,6 +143,7 @@ class Readout:
         self.num_losses = num_modules
         """Local losses of a step, and the main loss."""
         self.handles: list[Any] = []
+        self._notes: Notes | None = None
 
     def open_batch(self, targets: Any) -> None:
         """Called before the losses of a batch, with its data samples."""
@@ -136,13 +155,17 @@ class Readout:
     def task(self, auxiliary: Auxiliary, inputs: Any, targets: Any) -> Iterator[Task]:
         """The host's task on a batch for `auxiliary`; open until the backward of its local losses has ended.
 
-        With `shared_head_grad='last'`, parameters shared with the host take no part in the losses inside.
+        With `shared_head_grad='last'`, parameters shared with the host take no part in the losses inside. What shared
+        parts count by losses is put back at the end: the main loss alone counts.
         """
         frozen = self.shared_parameters(auxiliary) if auxiliary.shared_head_grad == 'last' else []
         for parameter in frozen:
             parameter.requires_grad_(False)
+        if self._notes is None:
+            self._notes = Notes(self.host, self._shared_parts(auxiliary))
         try:
-            yield self.task_type(self.host, auxiliary, inputs, targets)
+            with self._notes.kept():
+                yield self.task_type(self.host, auxiliary, inputs, targets)
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(True)
@@ -176,10 +199,13 @@ class Readout:
 
     def shared_parameters(self, auxiliary: Auxiliary) -> list[nn.Parameter]:
         """Trainable parameters of the host that a local loss of `auxiliary` reaches."""
-        own = {*BACKBONES, *auxiliary.heads, *(['neck'] if auxiliary.neck is not None else [])}
-        shared = [p for name, child in self.host.named_children() if name not in own for p in child.parameters()]
+        shared = [p for part in self._shared_parts(auxiliary) for p in part.parameters()]
         everything = (*shared, *self.host.parameters(recurse=False), *auxiliary.shared_parameters())
         return [p for p in everything if p.requires_grad]
+
+    def _shared_parts(self, auxiliary: Auxiliary) -> list[nn.Module]:
+        own = {*BACKBONES, *auxiliary.heads, *(['neck'] if auxiliary.neck is not None else [])}
+        return [child for name, child in self.host.named_children() if name not in own]
 
     def attach(
         self, auxiliary: Auxiliary, before_forward: Callable[..., None], after_forward: Callable[..., None]
@@ -191,7 +217,10 @@ class Readout:
         ]
         if auxiliary.shared_head_grad == 'mean':
             shared = self.shared_parameters(auxiliary)
-            self.handles += [p.register_hook(lambda grad: grad / self.num_losses) for p in shared]
+            self.handles += [p.register_hook(self._mean) for p in shared]
+
+    def _mean(self, grad: Tensor) -> Tensor:
+        return grad / self.num_losses
 
     def detach(self) -> None:
         """Leave the host as it was."""
@@ -225,6 +254,7 @@ def _trains(module: nn.Module) -> bool:
 
 
 _READOUTS: dict[str, type[Readout]] = {}
+_UNSERVED: dict[str, str] = {}
 
 
 def register_readout(*hosts: str) -> Callable[[type[Readout]], type[Readout]]:
@@ -237,14 +267,36 @@ def register_readout(*hosts: str) -> Callable[[type[Readout]], type[Readout]]:
     return register
 
 
+def register_unserved(*hosts: str, reason: str) -> None:
+    """Register why models derived from classes of these dotted names are refused, unless a readout serves them."""
+    _UNSERVED.update(dict.fromkeys(hosts, reason))
+
+
+@on_host
+def refuse_unserved(host: nn.Module) -> None:
+    """Raise ValueError with the reason if `host` is known not to be served, before anything else is found amiss."""
+    for cls in type(host).__mro__:
+        name = _dotted(cls)
+        if name in _READOUTS:
+            return
+        if name in _UNSERVED:
+            kind = type(host).__name__
+            raise ValueError(f'model.type={kind} is not served by local learning: {_UNSERVED[name]}')
+
+
+def _dotted(cls: type) -> str:
+    return f'{cls.__module__}.{cls.__qualname__}'
+
+
 def build_readout(host: nn.Module, num_modules: int) -> Readout:
     """Build the readout for `host` by its class.
 
     Raises:
         ValueError: If no readout serves it.
     """
+    refuse_unserved(host)
     for cls in type(host).__mro__:
-        readout = _READOUTS.get(f'{cls.__module__}.{cls.__qualname__}')
+        readout = _READOUTS.get(_dotted(cls))
         if readout is not None:
             return readout(host, num_modules)
     raise ValueError(

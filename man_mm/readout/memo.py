@@ -55,6 +55,9 @@ class Memo:
     as it is not changed in place. A call is kept if it drew no random number and made nothing but its result; then an
     equal call would do the same again, to the bit.
 
+    Heads with priors that are learnt, and those that assign by a layer (`nn.Module`), are not served: a parameter and
+    what a layer makes are not of the batch alone. They make their targets for every loss, as upstream does.
+
     Args:
         batch: The targets of a batch; tensors of any depth in lists, dicts and objects.
     """

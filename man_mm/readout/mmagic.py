@@ -8,9 +8,20 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 
 from ..local import Auxiliary, image_channels
-from .base import HostTask, Readout, register_readout
+from .base import HostTask, Readout, register_readout, register_unserved
 
 __all__ = ['EditorReadout', 'EditorTask']
+
+BASES = 'mmagic.models.base_models'
+register_unserved(
+    f'{BASES}.one_stage.OneStageInpaintor',
+    reason='it is an inpainter, whose network is its encdec, trained by a train_step of its own.',
+)
+register_unserved(
+    f'{BASES}.base_gan.BaseGAN',
+    f'{BASES}.base_translation_model.BaseTranslationModel',
+    reason='it is a GAN, trained by a train_step of its own against a discriminator.',
+)
 
 
 class EditorTask(HostTask):

@@ -1,5 +1,6 @@
 """MMDetection: every detector whose `loss` gets its features from `extract_feat`."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
@@ -14,10 +15,20 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from ..local import Auxiliary
-from .base import HostTask, Readout, register_readout
+from .base import HostTask, Readout, register_readout, register_unserved
 from .once_a_batch import OnceABatch
 
 __all__ = ['DetectorReadout', 'DetectorTask']
+
+register_unserved(
+    'mmdet.models.detectors.semi_base.SemiBaseDetector',
+    reason='it is semi-supervised, by the predictions of a second detector, its teacher. The detector that it has '
+    'twice is served by itself.',
+)
+register_unserved(
+    'mmdet.models.mot.base.BaseMOTModel',
+    reason='it is a tracker, whose loss joins pairs of frames. Its detector is served by itself.',
+)
 
 DEEPEST = 32
 """Stride in px of the smallest map of common backbones."""
@@ -95,22 +106,28 @@ class DetectorReadout(Readout):
                 )
 
 
-def _strides(host: Any, auxiliary: Auxiliary) -> Iterator[tuple[str, list[int]]]:
-    """Heads with priors, the model's or the auxiliary's, and the stride of each level in px."""
+def _strides(host: Any, auxiliary: Auxiliary) -> Iterator[tuple[str, list[float]]]:
+    """Heads with priors, the model's or the auxiliary's, and the stride of each level in px.
+
+    A mask head's priors are no levels of the pyramid: CondInst's are the coordinates of its one map of masks.
+    """
+    mask_head = import_module('mmdet.models.dense_heads.base_mask_head').BaseMaskHead
     heads = {f'model.{name}': part for name, part in host.named_children() if name not in auxiliary.heads}
     heads |= {f'auxiliary.head.{name}': part for name, part in auxiliary.heads.items()}
     for name, head in heads.items():
         strides = getattr(getattr(head, 'prior_generator', None), 'strides', None)
-        if strides is not None:
+        if strides is not None and not isinstance(head, mask_head):
             yield name, [stride[1] if isinstance(stride, (tuple, list)) else stride for stride in strides]
 
 
-def _check_strides(name: str, strides: list[int], height: int, got: list[int]) -> None:
+def _check_strides(name: str, strides: list[float], height: int, got: list[int]) -> None:
     """Maps of these heights, of an image of `height` px, have a cell for every stride, or a few more: one that was
     up-sampled may cover a padded image.
     """
-    least = [-(-height // stride) for stride in strides]
-    most = [-(-height // max(stride, DEEPEST)) * max(stride, DEEPEST) // stride for stride in strides]
+    slack = 1e-6  # YOLACT's strides are no whole numbers: 550 px by 550 / 69 px
+    least = [math.ceil(height / stride - slack) for stride in strides]
+    padded = [math.ceil(height / deep - slack) * deep for deep in (max(stride, DEEPEST) for stride in strides)]
+    most = [int(size / stride + slack) for size, stride in zip(padded, strides, strict=True)]
     if len(got) != len(strides) or not all(a <= b <= c for a, b, c in zip(least, got, most, strict=True)):
         raise ValueError(
             f'{name} has priors of strides {strides} px, for which an image of {height} px has maps {least} high, but '

@@ -1,6 +1,5 @@
 """MMPretrain: every classifier whose `loss` gets its features from `extract_feat`."""
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -9,15 +8,27 @@ from mmengine.config import Config
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..local import image_channels, register_answer
-from ..local.names import AUXILIARIES, INNER
-from .base import HostTask, Readout, register_readout
+from ..local import image_channels
+from .base import HostTask, Readout, register_readout, register_unserved
 
 __all__ = ['ClassifierReadout', 'ClassifierTask']
+
+register_unserved(
+    'mmpretrain.models.selfsup.base.BaseSelfSupervisor',
+    reason='it is self-supervised, by a loss on several views or on masked patches of its images, for which there is '
+    'no readout. The classifier that is fine-tuned from it is served.',
+)
+register_unserved(
+    'mmpretrain.models.retrievers.base.BaseRetriever',
+    reason='it is a retriever, whose network, image_encoder, has a backbone among its parts. A classifier of '
+    'that backbone is served.',
+)
 
 
 class ClassifierTask(HostTask):
     """Classifiers: `loss(inputs, data_samples)` calls `extract_feat(inputs)`, which ends with the neck."""
+
+    changes_targets = False  # heads read labels; copies of a thousand images' would take longer than a module
 
     def scores(self) -> Tensor:
         """See `Task.scores`: `gt_label` of the data samples, or `gt_score` where a batch augmentation set it."""
@@ -62,9 +73,10 @@ class ClassifierReadout(Readout):
             ValueError: If they do not fit. On a GPU a label out of range would end in a device-side assertion.
         """
         channels = image_channels(self.host.backbone)
-        if channels not in (None, inputs.shape[1]):
+        got = inputs.shape[-3]  # of (N, C, H, W), or (1, N, C, H, W) of models that re-identify
+        if channels not in (None, got):
             raise ValueError(
-                f'images have {inputs.shape[1]} channel(s), but the first convolution of the backbone reads '
+                f'images have {got} channel(s), but the first convolution of the backbone reads '
                 f'{channels}: load them as such (LoadImageFromFile.color_type) or set backbone.in_channels.'
             )
         num_classes = getattr(self.host.head, 'num_classes', None)
@@ -78,25 +90,9 @@ class ClassifierReadout(Readout):
 
 
 def _labels(targets: Any) -> Tensor:
-    return torch.cat([sample.gt_label for sample in targets])
+    labels = (sample.gt_label for sample in targets)
+    return torch.cat([getattr(label, 'label', label) for label in labels])  # models that re-identify wrap theirs
 
 
 def _has_one_label_an_image(targets: Any) -> bool:
     return all(len(sample.gt_label) == 1 for sample in targets)
-
-
-@register_answer('get_layer_depth')
-def _get_layer_depth(own: Callable[..., Any]) -> Callable[..., tuple[int, int]]:
-    """Depth of a parameter and number of depths, by which layer-wise learning rates fall.
-
-    The backbone's parameters have the depth that they have without the wrapper; auxiliaries that of heads.
-    """
-
-    def get_layer_depth(param_name: str, prefix: str = '') -> tuple[int, int]:
-        if param_name.startswith(prefix + INNER):
-            param_name = prefix + param_name[len(prefix + INNER) :]
-        elif param_name.startswith(prefix + AUXILIARIES):
-            param_name = param_name[len(prefix) :]
-        return own(param_name, prefix)
-
-    return get_layer_depth

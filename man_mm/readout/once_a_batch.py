@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from .memo import Memo
-from .values import StandIn
+from .values import StandIn, copied
 
 __all__ = ['OnceABatch']
 
@@ -95,7 +95,7 @@ class OnceABatch:
             if self._samples is None:
                 self._samples = batch_data_samples
                 self._memo.learn(batch_data_samples)
-            return function(x, self._samples, *args, **kwargs)
+            return function(x, copied(self._samples), *args, **kwargs)
 
         return call
 

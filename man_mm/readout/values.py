@@ -71,9 +71,11 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def copied(value: Any) -> Any:
-    """Lists, dicts and objects of their own, which may be changed, of the same tensors."""
+    """Lists, sets, dicts and objects of their own, which may be changed, of the same tensors."""
     if type(value) in (list, tuple):
         return type(value)(map(copied, value))
+    if type(value) is set:
+        return set(value)
     if type(value) is dict:
         return {name: copied(part) for name, part in value.items()}
     if isinstance(value, PLAIN) or _is_leaf(value):

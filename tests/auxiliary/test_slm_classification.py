@@ -186,3 +186,29 @@ def test_bank_vectors_carry_no_graph():
 def test_values_that_are_none_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(classifier('man', **options))
+
+
+SWIN = dict(
+    type='SwinTransformer',
+    arch=dict(embed_dims=8, depths=[1, 1, 2, 1], num_heads=[1, 1, 2, 2]),
+    stage_cfgs=dict(block_cfgs=dict(window_size=12)),
+)
+
+
+def with_windows_of_12(**net):
+    cfg = classifier('man', 3)
+    cfg['backbone'].update(backbone={**SWIN, **net}, probe_size=None)
+    cfg['head']['in_channels'] = 64
+    return make(cfg)
+
+
+def test_shapes_are_probed_at_the_image_size_of_the_backbone():
+    auxiliaries = with_windows_of_12(img_size=384).backbone.auxiliaries
+    assert [auxiliary.head_width(64) for auxiliary in auxiliaries] == [64, 64 + 8]
+
+
+def test_a_probe_that_fails_names_its_size():
+    with pytest.raises(
+        ValueError, match=r'probe_size=\(256, 256\): SwinTransformer does not run .*smaller than the window'
+    ):
+        with_windows_of_12()

@@ -54,3 +54,19 @@ def test_after_training_the_hook_lets_go_of_the_model():
     assert run.model.backbone.step is None
     assert not run.model._forward_hooks and not run.model._forward_pre_hooks
     assert not any(p._backward_hooks for p in run.model.parameters())
+
+
+def test_of_two_hooks_only_the_last_one_acts():
+    run = trainer(4)
+    first, run.hook = run.hook, FeatureBankHook(log='total')
+    run.hook.before_train(run)
+    run.step()
+    first.after_train_iter(run, 0)
+    scalars = run.message_hub.log_scalars
+    assert {key for key in scalars if key.startswith('train/local_')} == {
+        f'train/local_{m:02d}/total' for m in range(3)
+    }
+    assert len(scalars['train/bank_mib'].data[0]) == 1
+    first.after_train(run)
+    run.step()
+    assert len(scalars['train/bank_mib'].data[0]) == 2

@@ -9,6 +9,7 @@ from mmpretrain.structures import DataSample
 from torch.nn import functional as F
 
 from ..helpers.classification import batch, classifier, make
+from ..helpers.detection import build
 from ..helpers.training import Trainer
 
 pytestmark = pytest.mark.usefixtures('device')
@@ -121,3 +122,28 @@ def test_rules_for_classification_are_refused_by_a_detector_with_their_names():
     )
     with pytest.raises(ValueError, match=r'RetinaNet has no class of an image.*man_mm.InfoPro'):
         Trainer(build(cfg)).step(boxes())
+
+
+def test_a_model_that_re_identifies_trains_on_a_batch_of_frames():
+    from mmdet.structures import ReIDDataSample
+
+    cfg = host('resnet', 'shared')
+    head = dict(type='LinearReIDHead', num_fcs=1, in_channels=64, fc_channels=16, out_channels=8, num_classes=4)
+    head.update(
+        loss_cls=dict(type='mmpretrain.CrossEntropyLoss'),
+        loss_triplet=dict(type='TripletLoss'),
+        norm_cfg=dict(type='BN1d'),
+        act_cfg=dict(type='ReLU'),
+    )
+    cfg.update(
+        type='BaseReID', head=head, data_preprocessor=dict(type='ReIDDataPreprocessor', mean=[0.0] * 3, std=[1.0] * 3)
+    )
+    cfg['neck'] = dict(type='GlobalAveragePooling', kernel_size=1)
+    cfg['backbone']['backbone'] = dict(RESNET18, type='mmpretrain.ResNet')
+    data = batch(4, size=32)
+    images = torch.stack(data['inputs'])
+    run = Trainer(build(cfg))
+    run.step(dict(inputs=[images], data_samples=[ReIDDataSample().set_gt_label([0, 0, 1, 1])]))
+    assert run.optim_wrapper.local_losses and set(run.gradients) == {key for key, _ in run.model.named_parameters()}
+    with pytest.raises(ValueError, match=r'labels \[7\] are out of range'):
+        run.step(dict(inputs=[images], data_samples=[ReIDDataSample().set_gt_label([0, 0, 7, 1])]))

@@ -1,10 +1,15 @@
 """Single-stage, two-stage and DETR-style detectors train locally, with the model's own code for their losses."""
 
+import math
 import re
 
+import numpy as np
 import pytest
 import torch
+from mmdet.structures.mask import BitmapMasks
 from mmengine.optim import OptimWrapper
+
+from man_mm.readout.mmdet import _check_strides
 
 from ..helpers.detection import ASSIGNER, BOXES, FPN, PREPROCESSOR, RETINA_HEAD, batch, build, retinanet
 from ..helpers.detectors import ANCHORS, DETECTORS, detector
@@ -163,6 +168,59 @@ def test_images_of_every_size_fit_their_strides(size, auxiliary, divisor):
     cfg = retinanet(9, auxiliary=auxiliary)
     cfg['data_preprocessor'] = {**PREPROCESSOR, 'pad_size_divisor': divisor}
     Trainer(build(cfg)).step(batch(size=size, boxes=((4.0, 6.0, 28.0, 30.0),)))
+
+
+def with_masks(size):
+    data = batch(size=size)
+    for sample in data['data_samples']:
+        masks = np.zeros((len(sample.gt_instances), size, size), dtype=np.uint8)
+        for mask, (left, top, right, bottom) in zip(masks, sample.gt_instances.bboxes.int().tolist(), strict=True):
+            mask[top:bottom, left:right] = 1
+        sample.gt_instances.masks = BitmapMasks(masks, size, size)
+    return data
+
+
+CONDINST_MASKS = dict(
+    type='CondInstMaskHead',
+    num_layers=3,
+    feat_channels=8,
+    mask_out_stride=4,
+    size_of_interest=8,
+    max_masks_to_train=300,
+    mask_feature_head=dict(
+        in_channels=8,
+        feat_channels=8,
+        start_level=0,
+        end_level=2,
+        out_channels=8,
+        mask_stride=8,
+        num_stacked_convs=1,
+        norm_cfg=dict(type='BN'),
+    ),
+    loss_mask=dict(type='DiceLoss', use_sigmoid=True, activate=True, eps=5e-6),
+)
+
+
+@pytest.mark.parametrize('head', ['shared', 'private'])
+def test_priors_of_masks_are_no_levels_of_the_pyramid(head):
+    cfg = detector('fcos', head=head)
+    cfg.update(type='CondInst', mask_head=CONDINST_MASKS, train_cfg=None)
+    cfg['data_preprocessor'] = {**PREPROCESSOR, 'pad_mask': True}
+    cfg['bbox_head'] = {**cfg['bbox_head'], 'type': 'CondInstBboxHead', 'num_params': 169, 'norm_on_bbox': True}
+    cfg['bbox_head'].update(centerness_on_reg=True, center_sampling=True, conv_bias=True)
+    run = Trainer(build(cfg))
+    logs = run.step(with_masks(64))
+    assert logs['loss_mask'].isfinite() and run.gradients.keys() == named(run.model, '')
+
+
+@pytest.mark.parametrize('size', [550, 138])
+def test_strides_that_are_no_whole_numbers(size):
+    cells = [69, 35, 18, 9, 5]
+    strides = [550.0 / x for x in cells]
+    heights = [math.ceil(round(size / stride, 3)) for stride in strides]
+    _check_strides('model.bbox_head', strides, size, cells if size == 550 else heights)
+    with pytest.raises(ValueError, match='do not fit'):
+        _check_strides('model.bbox_head', strides, size, [heights[0] - 1, *heights[1:]])
 
 
 @pytest.mark.parametrize('cuts', [['layer1.1', 'layer2.1', 'layer3.1'], ['layer2.1'], ['layer3.1']], ids=str)

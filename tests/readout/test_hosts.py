@@ -1,14 +1,17 @@
 """A host model that does not fit the readout is refused, and none is left changed."""
 
 import copy
+import pickle
+from typing import ClassVar
 
 import pytest
 import torch
 from mmdet.models import RetinaNet
+from mmengine.structures import InstanceData
 from torch import nn
 
 from ..helpers.detection import batch, build, retinanet
-from ..helpers.training import Trainer, gradients, trainer
+from ..helpers.training import Trainer, assert_equal, gradients, trainer
 
 
 def test_an_interrupted_run_leaves_no_trace_in_the_next_one():
@@ -115,3 +118,36 @@ def test_a_neck_may_be_a_chain():
     cfg['bbox_head'] = copy.deepcopy(cfg['bbox_head'])
     cfg['bbox_head']['anchor_generator']['strides'] = [4, 8, 16, 32, 64]
     Trainer(build(cfg)).step(batch())
+
+
+class PoppingNet(RetinaNet):
+    """Takes parts out of its data samples and puts others in, as Fast R-CNN and RTMDet-Ins do."""
+
+    seen: ClassVar[list] = []
+
+    def loss(self, inputs, data_samples):
+        for sample in data_samples:
+            self.seen.append((sample.proposals.pop('bboxes'), sample.gt_instances.labels))
+            sample.gt_instances.labels = sample.gt_instances.labels.float().long()
+        return super().loss(inputs, data_samples)
+
+
+def test_every_loss_gets_the_data_samples_as_they_came():
+    data = batch()
+    for sample in data['data_samples']:
+        sample.proposals = InstanceData(bboxes=torch.rand(3, 4))
+    PoppingNet.seen.clear()
+    Trainer(build({**retinanet(), 'type': PoppingNet})).step(data)
+    assert len(PoppingNet.seen) == 2 * 4
+    for index, (boxes, labels) in enumerate(PoppingNet.seen):
+        assert (
+            boxes is PoppingNet.seen[index % 2][0] and labels is PoppingNet.seen[index % 2][1]
+        )  # no copies of tensors
+
+
+@pytest.mark.parametrize('rule', ['sum', 'mean', 'last'])
+def test_a_model_in_training_can_be_pickled(rule):
+    run = trainer(auxiliary=dict(shared_head_grad=rule))
+    run.step()
+    other = pickle.loads(pickle.dumps(run.model))
+    assert_equal(dict(other.state_dict()), dict(run.model.state_dict()))

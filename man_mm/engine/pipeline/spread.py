@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
@@ -99,12 +100,16 @@ def module_flops(host: Any, backbone: LocalBackbone, data: dict[str, Any]) -> li
         run_units((unit for module in earlier for unit in module.units), backbone.backbone, data['inputs'])
         marks.append(counter.get_total_flops())
         with _images_of(backbone, data['inputs']):
-            host(**data, mode='loss')
+            host(**_own_samples(data), mode='loss')
         marks.append(counter.get_total_flops())
         with stand_in(host, count):
-            host(**data, mode='loss')
+            host(**_own_samples(data), mode='loss')
     main = marks[1] - 2 * marks[0]
     return [*(b - a for a, b in pairwise(marks[1:])), main]
+
+
+def _own_samples(data: dict[str, Any]) -> dict[str, Any]:
+    return {**data, 'data_samples': deepcopy(data['data_samples'])}  # a loss may take parts out of them
 
 
 @contextmanager
