@@ -30,13 +30,14 @@ WITH_OWN_TWIN = [
 
 WIDTH = 8
 SIZE = 32
-SHALLOW = {110: 20, 32: 20, 152: 50, 101: 50}
-"""Depth at which a ResNet is tested; K shrinks with it."""
+SHALLOW = {110: 14, 32: 14, 152: 50, 101: 50, 34: 18}
+"""Depth at which a ResNet is tested; K shrinks with it, to a module a unit at most."""
 WHOLE = ('DETR', 'DeformableDETR')
 """Detectors whose widths are tied to one another: they are tested as wide as they are."""
 DATA = dict(num_classes=10, mean=100.0, std=60.0, lr=0.001)
 """What configs of other data sets may say otherwise."""
-UNITS = {'man_mm.CIFARResNet': 10, 'VisionTransformer': 5, 'ResNet': 17}
+UNITS = {'man_mm.CIFARResNet': 7, 'VisionTransformer': 5, 'ResNet': 9}
+"""The most modules; a ResNet-50, which has 17 units, is cut as often as the ResNet-18 that is tested for ResNet-34."""
 
 
 def narrow(cfg, width=WIDTH, name=''):

@@ -1,15 +1,13 @@
 """Two processes make the gradients of one with the double batch; wrappers that would not are refused."""
 
-import socket
-
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from ..helpers import ddp_ranks
 from ..helpers.classification import batch as labelled
 from ..helpers.ddp_ranks import after_steps, detector
 from ..helpers.detection import batch
+from ..helpers.processes import call_ranks, free_port
 from ..helpers.training import assert_equal
 
 pytestmark = pytest.mark.cpu_only('two processes need two GPUs')
@@ -22,10 +20,7 @@ every_way = pytest.mark.parametrize('way', ddp_ranks.WRAPPERS)
 def ranks(tmp_path_factory):
     """Results of all scenarios, from both ranks."""
     folder = tmp_path_factory.mktemp('ddp')
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    mp.spawn(ddp_ranks.run, args=(port, str(folder)), nprocs=ddp_ranks.WORLD)
+    call_ranks(ddp_ranks.run, free_port(), str(folder), num=ddp_ranks.WORLD)
     return [torch.load(folder / f'{rank}.pth', weights_only=False) for rank in range(ddp_ranks.WORLD)]
 
 
