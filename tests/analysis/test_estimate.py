@@ -29,6 +29,7 @@ LEVELS = dict(
     type='man_mm.ActivationCheckpointHook', functions=['bbox_head.forward_single', 'bbox_head.loss_by_feat_single']
 )
 ADAM = dict(type='AdamW', lr=1e-3, weight_decay=0.05)
+PLAIN = dict(type='SGD', lr=0.01)  # a fourth of the operations, where the optimizer is not what is new
 
 STAGES = dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(0, 1, 2))
 NECK = {**FPN, 'in_channels': [8, 16, 32]}
@@ -64,7 +65,7 @@ DETECTION = {
     'last': step_config(retinanet(2, auxiliary=dict(shared_head_grad='last'))),
     'batch norm in training': step_config(retinanet(2, dict(norm_eval=False))),
     'frozen stages': step_config(retinanet(2, dict(frozen_stages=1))),
-    **{name: step_config(detector(name)) for name in DETECTORS if 'rcnn' not in name},
+    **{name: step_config(detector(name), optimizer=PLAIN) for name in DETECTORS if 'rcnn' not in name},
 }
 OTHERS = {
     **{rule: (classifier(rule), labelled, 'mmpretrain') for rule in RULES},
@@ -93,7 +94,7 @@ def test_an_estimate_of_a_detector_is_exact(name):
 @pytest.mark.parametrize('name', OTHERS)
 def test_an_estimate_of_other_tasks_is_exact(name):
     model, data, scope = OTHERS[name]
-    assert_exact(step_config(model, scope), data())
+    assert_exact(step_config(model, scope, PLAIN), data())
 
 
 def test_images_of_several_sizes_are_estimated_as_they_are_padded():

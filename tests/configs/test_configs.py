@@ -63,6 +63,8 @@ def narrow(cfg, width=WIDTH, name=''):
         small['decoder'] = {**small['decoder'], 'num_layers': 2}
     if small.get('type') == 'SwinIRNet':
         small.update(embed_dim=12, depths=[2] * 6, num_heads=[2] * 6, img_size=16)
+    if small.get('type') == 'SwinTransformer':
+        small.update(embed_dims=cfg['embed_dims'] // width, num_heads=[1, 2, 4, 8])
     if small.get('type') == 'VisionTransformer':
         small['arch'] = dict(embed_dims=384 // width, num_layers=4, num_heads=2, feedforward_channels=96)
         small.update(img_size=SIZE, patch_size=8)

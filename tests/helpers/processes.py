@@ -77,6 +77,9 @@ def free_port():
 
 
 def _rank(rank, function, *arguments):
+    from .configs import list_no_weights
+
+    list_no_weights()
     _one_thread(function, rank, *arguments)
 
 
