@@ -11,7 +11,7 @@ else:
 import pytest
 import torch
 
-from .helpers.configs import remember_installed_configs
+from .helpers import configs
 from .helpers.device import DEVICE, use_exact_kernels
 from .helpers.precision import mixed_precision_for_tests
 
@@ -26,7 +26,8 @@ def pytest_runtest_setup(item):
 @pytest.fixture(scope='session', autouse=True)
 def _once():
     use_exact_kernels()
-    remember_installed_configs()
+    configs.prepare()
+    configs.list_no_weights()
 
 
 @pytest.fixture(autouse=True)

@@ -124,19 +124,33 @@ def test_backward_is_called_in_the_optim_wrapper_only():
     assert calls == {'engine/optim_wrapper.py'}
 
 
-def loaded_after(statement):
-    script = f'import sys; {statement}; print(*sorted({{name.split(".")[0] for name in sys.modules}}))'
+FRESH = """
+import sys
+import man_mm, man_mm.local, man_mm.auxiliary, man_mm.readout, man_mm.engine, man_mm.models, man_mm.datasets
+print(*sorted({name.split('.')[0] for name in sys.modules}))
+from mmcv.ops.roi_align import RoIAlignFunction
+print(hasattr(RoIAlignFunction.forward, '__wrapped__'))
+"""
+
+
+@pytest.fixture(scope='module')
+def fresh():
+    """What a new interpreter loads with the package, and whether mmcv, imported after it, is patched."""
     env = {**os.environ, 'PYTHONPATH': str(PACKAGE.parent)}
-    done = subprocess.run([sys.executable, '-c', script], env=env, capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    done = subprocess.run([sys.executable, '-c', FRESH], env=env, capture_output=True, text=True, check=True)
+    loaded, is_patched = done.stdout.splitlines()
+    return set(loaded.split()), is_patched
 
 
-def test_importing_the_package_loads_no_host_library():
-    loaded = loaded_after(
-        'import man_mm, man_mm.local, man_mm.auxiliary, man_mm.readout, man_mm.engine, man_mm.models, man_mm.datasets'
-    )
+def test_importing_the_package_loads_no_host_library(fresh):
+    loaded, _ = fresh
     assert 'man_mm' in loaded and 'torch' in loaded
     assert not loaded & HOSTS
+
+
+def test_mmcv_imported_after_man_mm_is_patched_too(fresh):
+    loaded, is_patched = fresh
+    assert 'mmcv' not in loaded and is_patched == 'True'
 
 
 def test_the_text_of_the_package_is_ascii():

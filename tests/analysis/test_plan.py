@@ -175,11 +175,16 @@ def test_the_planned_config_is_plain_and_the_given_one_is_left_alone(plan):
     assert planned == given
 
 
-def last_setting(cfg, monkeypatch):
-    """All settings of a config, and the plan if only the last one is looked at."""
+def last_setting(cfg, monkeypatch, is_estimated=True):
+    """All settings of a config, and the plan if only the last one is looked at, or taken without a look."""
+    settings = []
+
+    def search_one(those, estimate, budget):
+        settings.extend(those)
+        return [estimate(those[-1]) if is_estimated else Estimate(those[-1], 1, {}, 1)]
+
     with monkeypatch.context() as patch:
-        settings = []
-        patch.setattr(planning, 'search', lambda those, estimate, _: settings.extend(those) or [estimate(those[-1])])
+        patch.setattr(planning, 'search', search_one)
         plan = make_plan(cfg)
     return settings, plan
 
@@ -196,7 +201,7 @@ def last_setting(cfg, monkeypatch):
 )
 def test_modules_are_stepped_at_once_only_where_that_is_legal_and_left_open(wrapper, is_eager, monkeypatch):
     model = classifier('man', 2, net_depth=8)
-    settings, _ = last_setting(config(model, scope='mmpretrain', **wrapper), monkeypatch)
+    settings, _ = last_setting(config(model, scope='mmpretrain', **wrapper), monkeypatch, is_estimated=False)
     assert {setting.num_modules for setting in settings} == {1, 2, 4}
     assert all(setting.eager == (is_eager and setting.num_modules > 1) for setting in settings)
 

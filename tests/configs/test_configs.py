@@ -30,13 +30,14 @@ WITH_OWN_TWIN = [
 
 WIDTH = 8
 SIZE = 32
-SHALLOW = {110: 20, 32: 20, 152: 50, 101: 50}
-"""Depth at which a ResNet is tested; K shrinks with it."""
+SHALLOW = {110: 14, 32: 14, 152: 50, 101: 50, 34: 18}
+"""Depth at which a ResNet is tested; K shrinks with it, to a module a unit at most."""
 WHOLE = ('DETR', 'DeformableDETR')
 """Detectors whose widths are tied to one another: they are tested as wide as they are."""
 DATA = dict(num_classes=10, mean=100.0, std=60.0, lr=0.001)
 """What configs of other data sets may say otherwise."""
-UNITS = {'man_mm.CIFARResNet': 10, 'VisionTransformer': 5, 'ResNet': 17}
+UNITS = {'man_mm.CIFARResNet': 7, 'VisionTransformer': 5, 'ResNet': 9}
+"""The most modules; a ResNet-50, which has 17 units, is cut as often as the ResNet-18 that is tested for ResNet-34."""
 
 
 def narrow(cfg, width=WIDTH, name=''):
@@ -62,6 +63,8 @@ def narrow(cfg, width=WIDTH, name=''):
         small['decoder'] = {**small['decoder'], 'num_layers': 2}
     if small.get('type') == 'SwinIRNet':
         small.update(embed_dim=12, depths=[2] * 6, num_heads=[2] * 6, img_size=16)
+    if small.get('type') == 'SwinTransformer':
+        small.update(embed_dims=cfg['embed_dims'] // width, num_heads=[1, 2, 4, 8])
     if small.get('type') == 'VisionTransformer':
         small['arch'] = dict(embed_dims=384 // width, num_layers=4, num_heads=2, feedforward_channels=96)
         small.update(img_size=SIZE, patch_size=8)

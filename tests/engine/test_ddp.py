@@ -1,15 +1,15 @@
 """Two processes make the gradients of one with the double batch; wrappers that would not are refused."""
 
-import socket
+from functools import cache
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from ..helpers import ddp_ranks
 from ..helpers.classification import batch as labelled
 from ..helpers.ddp_ranks import after_steps, detector
 from ..helpers.detection import batch
+from ..helpers.processes import call_ranks, free_port
 from ..helpers.training import assert_equal
 
 pytestmark = pytest.mark.cpu_only('two processes need two GPUs')
@@ -22,10 +22,7 @@ every_way = pytest.mark.parametrize('way', ddp_ranks.WRAPPERS)
 def ranks(tmp_path_factory):
     """Results of all scenarios, from both ranks."""
     folder = tmp_path_factory.mktemp('ddp')
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    mp.spawn(ddp_ranks.run, args=(port, str(folder)), nprocs=ddp_ranks.WORLD)
+    call_ranks(ddp_ranks.run, free_port(), str(folder), num=ddp_ranks.WORLD)
     return [torch.load(folder / f'{rank}.pth', weights_only=False) for rank in range(ddp_ranks.WORLD)]
 
 
@@ -33,23 +30,38 @@ def mean(*gradients):
     return {name: sum(g[name] for g in gradients) / len(gradients) for name in gradients[0]}
 
 
+@cache
+def gradients_of_one_process(name):
+    run = detector(ddp=None, **ddp_ranks.GRADIENTS[name])
+    run.step(batch(2))
+    return run.gradients
+
+
+@cache
+def gradients_of_a_rule(name):
+    run = ddp_ranks.rule(name, ddp=None)
+    data = [labelled(2, seed=rank) for rank in range(ddp_ranks.WORLD)]
+    run.step({key: [*data[0][key], *data[1][key]] for key in data[0]})
+    return run.gradients
+
+
+@cache
+def weights_of_one_process(name):
+    return after_steps(detector(ddp=None, **{**ddp_ranks.STEPS, **ddp_ranks.EAGER}[name]), 0, 2)
+
+
 @every_way
 @pytest.mark.parametrize('name', ddp_ranks.GRADIENTS)
 def test_gradients_are_those_of_one_process_with_the_double_batch(ranks, way, name):
-    run = detector(ddp=None, **ddp_ranks.GRADIENTS[name])
-    run.step(batch(2))
     for result in ranks:
-        assert_equal(result[way][name], run.gradients, **CLOSE)
+        assert_equal(result[way][name], gradients_of_one_process(name), **CLOSE)
 
 
 @every_way
 @pytest.mark.parametrize('name', ddp_ranks.RULES)
 def test_gradients_of_every_rule_are_those_of_one_process_with_the_double_batch(ranks, way, name):
-    run = ddp_ranks.rule(name, ddp=None)
-    data = [labelled(2, seed=rank) for rank in range(ddp_ranks.WORLD)]
-    run.step({key: [*data[0][key], *data[1][key]] for key in data[0]})
     for result in ranks:
-        assert_equal(result[way][name], run.gradients, **CLOSE)
+        assert_equal(result[way][name], gradients_of_a_rule(name), **CLOSE)
 
 
 @every_way
@@ -82,16 +94,14 @@ def test_norms_over_all_processes_give_the_gradients_of_one_process_with_the_dou
 @every_way
 @pytest.mark.parametrize('name', ddp_ranks.STEPS)
 def test_weights_stay_equal_over_steps(ranks, way, name):
-    expected = after_steps(detector(ddp=None, **ddp_ranks.STEPS[name]), 0, 2)
     assert_equal(ranks[0][way][name], ranks[1][way][name])
-    assert_equal(ranks[0][way][name], expected, **CLOSE)
+    assert_equal(ranks[0][way][name], weights_of_one_process(name), **CLOSE)
 
 
 @pytest.mark.parametrize('name', ddp_ranks.EAGER)
 def test_eager_steps_by_module_end_in_the_weights_of_one_process(ranks, name):
-    expected = after_steps(detector(ddp=None, **ddp_ranks.EAGER[name]), 0, 2)
     assert_equal(ranks[0][name], ranks[1][name])
-    assert_equal(ranks[0][name], expected, **CLOSE)
+    assert_equal(ranks[0][name], weights_of_one_process(name), **CLOSE)
 
 
 def test_eager_steps_by_module_hold_the_gradients_of_one_module_at_a_time(ranks):

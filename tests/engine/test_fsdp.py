@@ -1,16 +1,14 @@
 """Why FSDP2 is not offered: MMEngine's checkpoints hold the shards of one process (docs/distributed.md)."""
 
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.runner.checkpoint import get_state_dict, save_checkpoint
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from ..helpers.detection import batch, build, retinanet
+from ..helpers.processes import call_ranks, free_port
 from ..helpers.training import Trainer, assert_equal
 
 pytestmark = pytest.mark.cpu_only('two processes need two GPUs')
@@ -46,10 +44,7 @@ def work(rank, port, folder):
 
 @pytest.mark.long
 def test_gradients_of_sharded_modules_are_exact_and_upstreams_checkpoint_lacks_the_other_shards(tmp_path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(port, str(tmp_path)), nprocs=2)
+    call_ranks(work, free_port(), str(tmp_path))
     expected = Trainer(build(retinanet(4, **PRIVATE)))
     expected.step(batch(2))
     gradients = torch.load(tmp_path / 'gradients.pth')

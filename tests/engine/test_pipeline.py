@@ -1,10 +1,7 @@
 """Modules spread over two processes end, to the bit, where one process ends."""
 
-import socket
-
 import pytest
 import torch
-import torch.multiprocessing as mp
 from mmengine.dataset import DefaultSampler
 
 from man_mm.engine.pipeline.checks import refuse_dependence, refuse_split_data
@@ -14,6 +11,7 @@ from ..helpers import pipeline_ranks
 from ..helpers.classification import classifier, make
 from ..helpers.detection import batch, build, retinanet
 from ..helpers.pipeline_ranks import DETECTORS, HUB, RULES, batches, classes, config, detector, images, result
+from ..helpers.processes import call_ranks, free_port
 from ..helpers.runs import make_coco, runner
 from ..helpers.training import Trainer, assert_equal, fake_runner, trainer
 
@@ -26,11 +24,8 @@ def ended(tmp_path_factory):
     folder = tmp_path_factory.mktemp('pipeline')
     data_root = make_coco(folder / 'data')
     runner(config(data_root, folder / 'sequential', 2)).train()
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     checkpoint = str(folder / 'sequential/epoch_1.pth')
-    mp.spawn(pipeline_ranks.run, args=(port, str(folder), data_root, checkpoint), nprocs=pipeline_ranks.WORLD)
+    call_ranks(pipeline_ranks.run, free_port(), str(folder), data_root, checkpoint, num=pipeline_ranks.WORLD)
     return folder, [torch.load(folder / f'{rank}.pth', weights_only=False) for rank in range(pipeline_ranks.WORLD)]
 
 

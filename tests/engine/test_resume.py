@@ -1,35 +1,13 @@
 """A run that was killed and resumed ends in the weights of the unbroken one, bit for bit."""
 
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from ..helpers.processes import python
 from ..helpers.runs import make_coco, run_config, runner, write_config
 from ..helpers.training import assert_equal
-
-ROOT = Path(__file__).parents[2]
-KILLER = """
-import os, signal
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
-
-@HOOKS.register_module()
-class KillHook(Hook):
-    def after_train_iter(self, runner, *args, **kwargs):
-        if runner.iter == 4:  # in the second of three epochs
-            os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def train(config, *arguments, folder):
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': f'{ROOT}:{folder}'}
-    command = [sys.executable, str(ROOT / 'tools/train.py'), str(config), *arguments]
-    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope='module')
@@ -43,16 +21,17 @@ def final(folder):
 
 def test_a_killed_and_resumed_run_ends_as_the_unbroken_one(root, tmp_path):
     runner(run_config(root, tmp_path / 'unbroken', epochs=3)).train()
-    (tmp_path / 'killer.py').write_text(KILLER)
-    killer = dict(hooks=[dict(type='KillHook')], custom_imports=dict(imports=['killer'], allow_failed_imports=False))
+    killer = dict(
+        hooks=[dict(type='KillHook')],
+        custom_imports=dict(imports=['tests.helpers.kill_hook'], allow_failed_imports=False),
+    )
     broken = run_config(root, tmp_path / 'broken', epochs=3)
-    killed = train(
-        write_config({**run_config(root, tmp_path / 'broken', epochs=3, **killer)}, tmp_path / 'killed.py'),
-        folder=tmp_path,
+    killed = python(
+        'train.py', write_config(run_config(root, tmp_path / 'broken', epochs=3, **killer), tmp_path / 'killed.py')
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert sorted(p.name for p in (tmp_path / 'broken').glob('*.pth')) == ['epoch_1.pth']
-    resumed = train(write_config(broken, tmp_path / 'resumed.py'), '--resume', folder=tmp_path)
+    resumed = python('train.py', write_config(broken, tmp_path / 'resumed.py'), '--resume')
     assert resumed.returncode == 0, resumed.stderr
     assert (tmp_path / 'broken/epoch_2.pth').exists()
     ours, theirs = final(tmp_path / 'broken'), final(tmp_path / 'unbroken')

@@ -12,12 +12,13 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch.multiprocessing as torch_processes
+
 ROOT = Path(__file__).parents[2]
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(
-    ['man_mm.engine', 'man_mm.auxiliary', 'man_mm.readout']
-    + [f'{library}.{part}' for library in ('mmdet', 'mmpretrain', 'mmagic') for part in ('models', 'datasets')]
-)
+CONTEXT.set_forkserver_preload(['tests.helpers.warm'])
+SERVED = contextlib.chdir(ROOT)
+"""Where the server, which the first process starts, finds what it imports; the processes are where pytest started."""
 
 
 @dataclass
@@ -32,7 +33,8 @@ class Result:
 def start(function, *arguments):
     """Call `function` in a process of its own; returns the running process."""
     process = CONTEXT.Process(target=_one_thread, args=(function, *arguments))
-    process.start()
+    with SERVED:
+        process.start()
     return process
 
 
@@ -41,6 +43,12 @@ def call(function, *arguments):
     process = start(function, *arguments)
     process.join()
     return process.exitcode
+
+
+def call_ranks(function, *arguments, num=2):
+    """Call `function(rank, *arguments)` in `num` processes and wait; raises what one of them raises."""
+    with SERVED:
+        torch_processes.start_processes(_rank, (function, *arguments), nprocs=num, start_method='forkserver')
 
 
 def python(tool, *arguments, cwd=ROOT):
@@ -68,12 +76,18 @@ def free_port():
         return free.getsockname()[1]
 
 
+def _rank(rank, function, *arguments):
+    from .configs import list_no_weights
+
+    list_no_weights()
+    _one_thread(function, rank, *arguments)
+
+
 def _one_thread(function, *arguments):
-    from .configs import remember_installed_configs
+    from . import warm  # noqa: F401  (already there, in a process of the server)
     from .device import use_exact_kernels
 
     use_exact_kernels()
-    remember_installed_configs()
     function(*arguments)
 
 

@@ -21,11 +21,12 @@ OWN_MODEL = 'counter_plainnet_probe_k3_shapes.py'
 ENDINGS = ('.py', '.sh', '.yml', '.md')
 TRAIN = Path(find_spec('mmdet').origin).parent / '.mim/tools/train.py'
 ALL = """
-import runpy, sys
+import gc, runpy, sys
 for config in sys.argv[2:]:
     sys.argv[1:] = [config, '--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=2']
     sys.argv += ['log_level=ERROR']
     runpy.run_path({train!r}, run_name='__main__')
+    gc.freeze()  # each data set has the collector look at all that is imported
 print('package:', sys.modules['man_mm'].__file__)
 """
 """Upstream's script on one config after the other: importing the libraries takes longer than training."""

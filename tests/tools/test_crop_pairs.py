@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-TOOL = Path(__file__).parents[2] / 'tools/dataset_tools/crop_pairs.py'
+from ..helpers.processes import ROOT, python, run
+
+TOOL = ROOT / 'tools/dataset_tools/crop_pairs.py'
 HR, LR, ANNOTATION = 'DIV2K_train_HR', 'DIV2K_train_LR_bicubic', 'meta_info_DIV2K800sub_GT.txt'
 SCALES = (2, 3, 4)
 CORNERS = [(x, y) for y in (0, 24) for x in (0, 24, 36)]  # 72 x 60 px in crops of 36 px: the last column is flush
@@ -32,9 +33,12 @@ runpy.run_path(tool, run_name='__main__')
 """
 
 
-def crop(root, *arguments, size=36, step=24, start=(str(TOOL),)):
-    command = [sys.executable, *start, root, '--workers', 1, '--size', size, '--step', step, *arguments]
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+def crop(root, *arguments, size=36, step=24):
+    return python('dataset_tools/crop_pairs.py', *words(root, size, step), *arguments)
+
+
+def words(root, size=36, step=24):
+    return (root, '--workers', 1, '--size', size, '--step', step)
 
 
 def write(path, picture):
@@ -123,7 +127,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(cropped, tmp_path, interru
     """The interruption hits the first recipe, a crop in the middle of an image, the annotation file."""
     write_pairs(tmp_path)
     whole = content(cropped)
-    stopped = crop(tmp_path, start=('-c', DYING, renames, interruption.value, TOOL))
+    stopped = run(sys.executable, '-c', DYING, renames, interruption.value, TOOL, *words(tmp_path))
     assert stopped.returncode == (1 if interruption == signal.SIGINT else -signal.SIGKILL)
     assert stopped.stderr == ('Stopped: the same command goes on from here\n' if stopped.returncode == 1 else '')
     left = content(tmp_path)

@@ -1,18 +1,15 @@
 """tools/dataset_tools/make_shapes.py: the same arguments give the same bytes, and nothing half-written counts."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parents[2] / 'tools/dataset_tools/make_shapes.py'
+from ..helpers.processes import python
 
 
 def make(out, seed=0):
-    command = [sys.executable, str(TOOL), '--out', str(out), '--seed', str(seed), '--num-train', '3', '--num-val', '2']
-    return subprocess.run(command, capture_output=True, text=True)
+    options = ('--out', out, '--seed', seed, '--num-train', 3, '--num-val', 2)
+    return python('dataset_tools/make_shapes.py', *options)
 
 
 def content(root):

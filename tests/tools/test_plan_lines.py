@@ -13,20 +13,22 @@ from ..helpers.detection import FPN, RETINA_HEAD, retinanet
 from ..helpers.processes import python
 from ..helpers.runs import make_coco, run_config, write_config
 
+NECK = {**FPN, 'in_channels': [8, 16, 32]}
 SLIM = dict(
     type='man_mm.SlimSLM',
     channels=4,
-    neck={**FPN, 'out_channels': 4},
+    neck={**NECK, 'out_channels': 4},
     head=dict(bbox_head={**RETINA_HEAD, 'in_channels': 4, 'feat_channels': 4}),
 )
-FROZEN = dict(frozen_stages=2)  # four units train
+STAGES = dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(0, 1, 2))
+FROZEN = dict(STAGES, frozen_stages=1)  # four units train
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """`planned.py`, a config whose memory is below what back-propagation needs, and its data."""
     root = tmp_path_factory.mktemp('plan')
-    model = retinanet(3, FROZEN, SLIM, probe_size=(256, 256))
+    model = {**retinanet(3, FROZEN, SLIM, probe_size=(256, 256)), 'neck': NECK}
     cfg = run_config(make_coco(root / 'data', num_images=2), root / 'run', model, epochs=1)
     cfg['log_level'] = 'INFO'
     bp = make_plan(Config(cfg), '1GiB').chosen.peak_bytes
@@ -114,7 +116,7 @@ def test_nothing_is_trained_and_written_where_nothing_fits(folder):
         ('analysis_tools/plan.py', '--out', folder / 'none.py'),
         ('train.py', '--work-dir', folder / 'none'),
     )
-    changed = ('plan.memory=1MiB', 'model.backbone.backbone.frozen_stages=3')
+    changed = ('plan.memory=1MiB', 'model.backbone.backbone.frozen_stages=2')
     for tool, *options in lines:
         result = python(tool, folder / 'planned.py', *options, '--cfg-options', *changed)
         assert result.returncode == 1

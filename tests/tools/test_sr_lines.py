@@ -47,14 +47,37 @@ def options_for(root):
     ]
 
 
-@pytest.fixture
-def data(tmp_path):
+def draw_all(root):
     """Three training and two validation photographs."""
     names = ['a', 'b', 'c']
-    draw(tmp_path / 'train', names, 64)
-    draw(tmp_path / 'val', ['x.1', 'x.2'], 40, seed=1)
-    (tmp_path / 'train/all.txt').write_text(''.join(f'{name}.png (64,64,3)\n' for name in names))
-    return tmp_path
+    draw(root / 'train', names, 64)
+    draw(root / 'val', ['x.1', 'x.2'], 40, seed=1)
+    (root / 'train/all.txt').write_text(''.join(f'{name}.png (64,64,3)\n' for name in names))
+    return root
+
+
+@pytest.fixture
+def data(tmp_path):
+    return draw_all(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Where a run ended, in `run`; a test needs none of its training images."""
+    root = draw_all(tmp_path_factory.mktemp('trained'))
+    done = train(root, root / 'run')
+    assert done.returncode == 0, done.stderr
+    assert re.search(r'Iter\(val\).* PSNR: \d', done.stdout + done.stderr)
+    shutil.rmtree(root / 'train')
+    return root
+
+
+def written_by_test(root, checkpoint, folder):
+    """Test a checkpoint; returns the folder of the images that it writes."""
+    arguments = (CONFIG, checkpoint, '--work-dir', folder / 'test', '--show-dir', folder / 'shown')
+    tested = python('test.py', *arguments, '--cfg-options', *options_for(root))
+    assert tested.returncode == 0, tested.stderr
+    return folder / 'shown'
 
 
 def train(data, run, *arguments, options=()):
@@ -65,33 +88,23 @@ def last_line(result):
     return result.stderr.strip().splitlines()[-1]
 
 
-def test_training_testing_and_the_written_images_go_together(data):
-    done = train(data, data / 'run')
-    assert done.returncode == 0, done.stderr
-    assert re.search(r'Iter\(val\).* PSNR: \d', done.stdout + done.stderr)
-    shown, checkpoint = data / 'shown', data / 'run/iter_4.pth'
-    arguments = (CONFIG, checkpoint, '--work-dir', data / 'test', '--show-dir', shown)
-    shutil.rmtree(data / 'train')  # a test needs none of it
-    tested = python('test.py', *arguments, '--cfg-options', *options_for(data))
-    assert tested.returncode == 0, tested.stderr
+def test_training_testing_and_the_written_images_go_together(trained, tmp_path):
+    shown = written_by_test(trained, trained / 'run/iter_4.pth', tmp_path)
     written = sorted(shown.rglob('*'))
     assert [str(path.relative_to(shown)) for path in written] == ['photos', 'photos/x.1.png', 'photos/x.2.png']
     assert all(cv2.imread(str(path)).shape == (40, 40, 3) for path in written[1:])
 
 
-def test_the_written_image_is_the_prediction_channel_for_channel(data):
+def test_the_written_image_is_the_prediction_channel_for_channel(trained, tmp_path):
     """A generator that paints everything orange."""
-    done = train(data, data / 'run')
-    assert done.returncode == 0, done.stderr
-    checkpoint = torch.load(data / 'run/iter_4.pth')
+    checkpoint = torch.load(trained / 'run/iter_4.pth')
     weights = checkpoint['state_dict']
     weights['generator.conv_last.weight'].zero_()
     orange = torch.tensor([1.0, 0.5, 0.0])
     weights['generator.conv_last.bias'].copy_(orange - torch.tensor([0.4488, 0.4371, 0.4040]))
-    torch.save(checkpoint, data / 'orange.pth')
-    arguments = (CONFIG, data / 'orange.pth', '--work-dir', data / 'test', '--show-dir', data / 'shown')
-    assert python('test.py', *arguments, '--cfg-options', *options_for(data)).returncode == 0
-    image = cv2.imread(str(next((data / 'shown').rglob('*.png'))))
+    torch.save(checkpoint, tmp_path / 'orange.pth')
+    shown = written_by_test(trained, tmp_path / 'orange.pth', tmp_path)
+    image = cv2.imread(str(next(shown.rglob('*.png'))))
     assert image[20, 20].tolist() == [0, 128, 255]  # OpenCV reads blue, green, red
 
 
