@@ -188,9 +188,9 @@ def test_what_the_outputs_read_is_a_tap_and_layers_behind_it_are_the_tail():
         'a': (('a',), 'a', None),
         'b': (('b',), 'a', 'a'),
         'c': (('c',), 'c', None),
-        'd': (('d',), 'c', None),
+        'd': (('d', 'relu'), 'c', None),
     }
-    assert described.tail == ('norm', 'relu')
+    assert described.tail == ('norm',)
 
 
 def test_a_skip_over_all_blocks_is_a_tap_and_blocks_with_a_skip_are_not_cut():

@@ -109,10 +109,27 @@ def units_of(net: nn.Module, forward: Forward, values: Mapping[str, Any]) -> Unr
     best: list[_Piece] = []
     for step in forward.steps:
         if pack_of({step.result: values[step.result]}) is not None:
-            best = max(best, _joined(_pieces(forward, step.result, values, weights)), key=_num_weighted)
+            units = _joined(_pieces(forward, step.result, values, weights))
+            if _num_weighted(units) > _num_weighted(best) or _is_finer(units, best, net):
+                best = units
     if _num_weighted(best) < 2:
         raise ValueError('there is no place behind its first layers where one tensor alone leads on')
     return _unrolled(best, forward)
+
+
+def _is_finer(units: Sequence[_Piece], others: Sequence[_Piece], net: nn.Module) -> bool:
+    """Whether `units` are the others, and only the last one has more: layers without weights, or beside its own."""
+    if not units or len(units) != len(others) or units[-1].shape != others[-1].shape:
+        return False
+    last, other = units[-1], others[-1]
+    more = last.steps[len(other.steps) :]
+    return last.steps[: len(other.steps)] == other.steps and all(
+        step.is_plain and (_kinship(str(step.layer), last.path) > 0 or _has_no_weights(net, step)) for step in more
+    )
+
+
+def _has_no_weights(net: nn.Module, step: Step) -> bool:
+    return next(net.get_submodule(str(step.layer)).parameters(), None) is None
 
 
 def _num_weighted(pieces: Sequence[_Piece]) -> int:
