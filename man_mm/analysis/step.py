@@ -38,7 +38,8 @@ class TrainStep:
         self.model = self._build(cfg)
         self.model.train()
         self.optim_wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
-        for hook in map(HOOKS.build, cfg.get('custom_hooks', [])):
+        for hook_cfg in cfg.get('custom_hooks') or []:
+            hook = HOOKS.build({key: value for key, value in hook_cfg.items() if key != 'priority'})  # the runner's key
             if hasattr(hook, 'bind'):
                 hook.bind(self.model, self.optim_wrapper)
 
