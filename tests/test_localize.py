@@ -77,6 +77,12 @@ def test_hooks_precision_accumulation_and_clipping_stay():
         assert local.param_scheduler == cfg.param_scheduler
 
 
+def test_a_base_whose_hooks_have_priorities_can_be_measured():
+    cfg = man_mm.localize(plain(hooks=[dict(type='EMAHook', priority=49)]), num_modules=3)
+    assert cfg.custom_hooks[0].priority == 49
+    TrainStep(cfg)(detection.batch())
+
+
 def test_lean_makes_wide_necks_and_heads_light_and_recomputes_the_models_own():
     cfg = man_mm.localize(plain('wide detector'), num_modules=3, lean=True)
     auxiliary = cfg.model.backbone.auxiliary
