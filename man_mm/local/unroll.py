@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from .dry_run import image_channels, in_mode
 from .tracing import SIZES, sizes_to_try, units_by_trace
-from .units import Unrolled, run_units
+from .units import Activation, Unrolled, run_units
 
 __all__ = ['register_unroll', 'unroll']
 
@@ -93,8 +93,7 @@ def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[
                 break
             try:
                 with _untouched(backbone, training):
-                    x, taps = run_units(unrolled.units, backbone, images)
-                    made = unrolled.finish(backbone, x, taps)
+                    made = _made(unrolled, backbone, images)
             except Exception as error:
                 failed = failed or error
                 break
@@ -109,6 +108,31 @@ def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[
             return
     if failed is not None:
         raise ValueError(f'backbone: the units of {type(backbone).__name__} fail: {failed}') from failed
+
+
+def _made(unrolled: Unrolled, backbone: nn.Module, images: Tensor) -> Any:
+    """What the units and `finish` make.
+
+    Raises:
+        ValueError: If one of them changes in place what it is given: an auxiliary and the next module read it, too.
+    """
+    x: Activation = images
+    taps: dict[str, Tensor] = {}
+    for unit in unrolled.units:
+        given, versions = x, _versions(x)
+        x, made = run_units([unit], backbone, given)
+        taps |= made
+        if _versions(given) != versions:
+            raise ValueError(f'{unit.name} changes its input in place')
+    versions = _versions((x, *taps.values()))
+    result = unrolled.finish(backbone, x, taps)
+    if _versions((x, *taps.values())) != versions:
+        raise ValueError('what follows the last unit changes its input in place')
+    return result
+
+
+def _versions(value: Any) -> list[int]:
+    return [tensor._version for tensor in tree_leaves(value)]
 
 
 @contextmanager

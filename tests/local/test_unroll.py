@@ -95,6 +95,27 @@ def test_units_that_make_something_else_are_refused(num_channels):
         unroll(Doubled())
 
 
+def test_a_unit_that_changes_its_input_in_place_is_refused():
+    """What it is given is read again: by the auxiliary of the module before, and maybe from the bank."""
+
+    class InPlace(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (
+                torch.nn.Conv2d(3, 4, 1),
+                torch.nn.Sequential(torch.nn.ReLU(True), torch.nn.Conv2d(4, 4, 1)),
+            )
+
+        def forward(self, x):
+            return (self.b(self.a(x)),)
+
+    assert [unit.layers for unit in unroll(InPlace()).units] == [('a', 'b.0'), ('b.1',)]
+    units = (Unit('a', 'a', ('a',)), Unit('b', 'b', ('b',), 'b'))
+    register_unroll(InPlace)(lambda net: Unrolled(units, StageOutputs(('b',))))
+    with pytest.raises(ValueError, match='the units of InPlace fail: b changes its input in place'):
+        unroll(InPlace())
+
+
 CHAIN = Unrolled((Unit('a', 'a', ('a',)), Unit('b', 'b', ('b',), 'b')), StageOutputs(('b',)))
 
 

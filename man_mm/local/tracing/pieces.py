@@ -1,8 +1,9 @@
 """From a traced forward to units, taps and `finish`: where it can be cut, and what the stages are."""
 
 import itertools
+import operator
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -87,7 +88,7 @@ class _Piece:
         """Both in one."""
         path = self.path if self.has_weights or not other.has_weights else other.path
         has_weights = self.has_weights or other.has_weights
-        return _Piece((*self.steps, *other.steps), other.makes, path, other.is_tapped, has_weights)
+        return replace(other, steps=(*self.steps, *other.steps), path=path, has_weights=has_weights)
 
 
 def units_of(net: nn.Module, forward: Forward, values: Mapping[str, Any]) -> Unrolled:
@@ -106,10 +107,11 @@ def units_of(net: nn.Module, forward: Forward, values: Mapping[str, Any]) -> Unr
         for path, layer in net.named_modules()
         if any(p.dim() > 1 and p.numel() > 1 for p in layer.parameters())
     }
+    overwriting = {step.result for step in forward.steps if _overwrites(net, step)}
     best: list[_Piece] = []
     for step in forward.steps:
         if pack_of({step.result: values[step.result]}) is not None:
-            units = _joined(_pieces(forward, step.result, values, weights))
+            units = _joined(_pieces(forward, step.result, values, weights, overwriting))
             if _num_weighted(units) > _num_weighted(best) or _is_finer(units, best, net):
                 best = units
     if _num_weighted(best) < 2:
@@ -136,7 +138,18 @@ def _num_weighted(pieces: Sequence[_Piece]) -> int:
     return sum(piece.has_weights for piece in pieces)
 
 
-def _pieces(forward: Forward, last: str, values: Mapping[str, Any], weights: Mapping[str, int]) -> list[_Piece]:
+def _overwrites(net: nn.Module, step: Step) -> bool:
+    """Whether a step works in place: what it reads would not be there for others, so that no unit may begin with it."""
+    if step.layer is not None:
+        return bool(getattr(net.get_submodule(step.layer), 'inplace', False))
+    if isinstance(step.function, str):
+        return step.function.endswith('_')
+    return step.function in (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
+
+
+def _pieces(
+    forward: Forward, last: str, values: Mapping[str, Any], weights: Mapping[str, int], overwriting: Set[str]
+) -> list[_Piece]:
     """What leads to `last`, in pieces; none if the rest of the forward reads what is no end of a piece."""
     steps, tapped = _leading(forward, last)
     last_read = {name: i for i, step in enumerate(steps) for name in step.reads} | {last: len(steps)}
@@ -150,7 +163,8 @@ def _pieces(forward: Forward, last: str, values: Mapping[str, Any], weights: Map
     begun, alive, held = 0, [IMAGES], {IMAGES}
     for i, step in enumerate(steps):
         alive = [name for name in (*alive, step.result) if last_read.get(name, -1) > i]
-        makes = None if IMAGES in alive else pack_of({name: values[name] for name in alive})
+        is_closed = IMAGES not in alive and (i + 1 == len(steps) or steps[i + 1].result not in overwriting)
+        makes = pack_of({name: values[name] for name in alive}) if is_closed else None
         if makes is not None and not (pieces and makes.tensor == pieces[-1].makes.tensor):
             own = steps[begun : i + 1]
             layers = [s.layer for s in own if s.layer is not None]
