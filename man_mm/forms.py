@@ -90,7 +90,8 @@ def _classifiers(cfg: Config, lean: bool) -> list[Form]:
         said = "man_mm.SLM with a head of its own, without the bank's vectors"
         by_memory = dict(partition='memory', **size)
         later = Form(f"{said}, nor units for the cut's own stage", {**private, 'cut_stage': False}, by_memory)
-        return [later, Form(said, private, by_memory)]
+        shared = Form("man_mm.SLM with the model's own head", {**own, 'shared_head_grad': 'mean'}, by_memory)
+        return [later, Form(said, private, by_memory), shared]
     return [
         Form(
             "man_mm.SLM with a head of its own, which reads the bank's vectors", {**private, 'bank_vectors': True}, size

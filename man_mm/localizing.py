@@ -87,7 +87,8 @@ def choose_keys(cfg: Config, num_modules: int = 4, lean: bool = False, **setting
     for form in candidates:
         backbone = {**form.backbone, **settings}
         auxiliary = backbone.pop('auxiliary', form.auxiliary)
-        keys = Keys(num_modules, replace(form, auxiliary=auxiliary, backbone=backbone), _for_auxiliaries(cfg))
+        said = str(auxiliary.get('type')) if 'auxiliary' in settings else form.said
+        keys = Keys(num_modules, Form(said, auxiliary, backbone), _for_auxiliaries(cfg))
         if lean:
             keys = _eager(keys, cfg)
         try:

@@ -88,16 +88,18 @@ def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[
         for training in (True, False):
             try:
                 with _untouched(backbone, training):
-                    expected = backbone(images)
+                    expected = backbone(images.clone())
+                    buffers = [buffer.clone() for buffer in backbone.buffers()]
             except Exception:  # not of this size, or not on this machine
                 break
             try:
                 with _untouched(backbone, training):
-                    made = _made(unrolled, backbone, images)
+                    made = _made(unrolled, backbone, images.clone())
+                    own_buffers = [buffer.clone() for buffer in backbone.buffers()]
             except Exception as error:
                 failed = failed or error
                 break
-            if not _is_same(made, expected):
+            if not _is_same((made, own_buffers), (expected, buffers)):
                 mode = 'training' if training else 'evaluation'
                 raise ValueError(
                     f'backbone: the units of {type(backbone).__name__} do not make what {owner}.forward makes of '
@@ -137,7 +139,7 @@ def _versions(value: Any) -> list[int]:
 
 @contextmanager
 def _untouched(net: nn.Module, training: bool) -> Iterator[None]:
-    """As `_in_mode`, without gradients and from one seed; buffers and the random state come back, too."""
+    """As `in_mode`, without gradients and from one seed; buffers and the random state come back, too."""
     buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
     with in_mode(net, training), torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -152,5 +154,5 @@ def _is_same(made: Any, expected: Any) -> bool:
     """Whether two outputs are equal to the bit, in containers of the same kinds."""
     (own, own_kind), (other, other_kind) = tree_flatten(made), tree_flatten(expected)
     return own_kind == other_kind and all(
-        torch.equal(a, b) if isinstance(a, Tensor) else a is b for a, b in zip(own, other, strict=True)
+        torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in zip(own, other, strict=True)
     )

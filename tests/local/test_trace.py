@@ -206,7 +206,7 @@ def test_a_weight_of_the_backbone_itself_is_its_units():
 def test_images_that_lead_elsewhere_are_refused_where_the_forward_decides_by_their_size():
     net = chain(lambda self, x: (self.c(self.b(self.a(x if x.shape[-1] > 32 else x[..., ::2]))),))
     described = unroll(net)
-    with pytest.raises(ValueError, match=r'traced with gt = True, by which it decides .* make it False'):
+    with pytest.raises(ValueError, match=r'traced with gt = True, by which it decides .* now it is False'):
         run_units(described.units, net, images(32, 32))
 
 
@@ -219,3 +219,60 @@ def test_blocks_that_change_in_place_what_they_are_given_are_refused():
     net = build(dict(type='TNT', arch=TNT, img_size=64), scope='mmpretrain')
     with pytest.raises(ValueError, match=r'the units of TNT fail: .* changes its input in place'):
         unroll(net)
+
+
+def keeps(self, x):
+    self.last = self.a(x)
+    return (self.b(self.last),)
+
+
+def without_gradients(self, x):
+    with torch.no_grad():
+        x = self.a(x)
+    return (self.c(self.b(x)),)
+
+
+def in_full_precision(self, x):
+    with torch.autocast('cpu', enabled=False):
+        x = self.a(x)
+    return (self.c(self.b(x)),)
+
+
+def counts(self, x):
+    self.norm.running_mean.lerp_(x.mean(), 0.1)
+    return (self.c(self.b(self.a(x))),)
+
+
+UNTRACEABLE = {
+    'an attribute': (keeps, 'it keeps a value as its attribute last'),
+    'gradients off': (without_gradients, 'it switches gradients or mixed precision off'),
+    'full precision': (in_full_precision, 'it switches gradients or mixed precision off'),
+    'a change in place': (counts, 'it changes a value in place'),
+    'a layer in two units': (lambda self, x: (self.c(self.b(self.b(self.a(x)))),), 'b would belong to more than one'),
+}
+
+
+@pytest.mark.parametrize('name', UNTRACEABLE)
+def test_what_a_trace_would_lose_is_refused_with_the_reason(name):
+    forward, reason = UNTRACEABLE[name]
+    net = chain(forward)
+    before = {layer: dict(vars(layer)) for layer in net.modules()}
+    with pytest.raises(ValueError, match=f'Chain cannot be unrolled: .*{reason}'):
+        unroll(net)
+    assert all(vars(layer) == attributes for layer, attributes in before.items())
+
+
+def test_a_size_that_is_no_more_that_of_the_map_is_refused():
+    """At the size of the trace both are equal: a half, rounded down, and what a stride of 2 makes."""
+
+    def forward(self, x):
+        size = x.shape[-2] // 2, x.shape[-1] // 2
+        x = self.c(self.b(self.pool(self.a(x))))
+        return (self.d(nn.functional.interpolate(x, size)),)
+
+    net = chain(forward)
+    net.pool = nn.MaxPool2d(3, 2, 1)
+    described = unroll(net)
+    assert equal(made(described, net, images(64, 64)), net(images(64, 64)))
+    with pytest.raises(ValueError, match=r'traced with floordiv\S* as the size of'):
+        made(described, net, images(65, 97))

@@ -1,5 +1,6 @@
 """A forward as data: calls of layers and functions, one after the other, that run on any network with these layers."""
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from torch import nn
 
 __all__ = ['IMAGES', 'Forward', 'Own', 'Ref', 'Step', 'ancestors', 'called', 'filled', 'leaves', 'run_steps']
 
+IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
 IMAGES = 'images'
 """Name of the value that a forward is given."""
 
@@ -56,9 +58,9 @@ class Step:
         made = called(self.function, args, kwargs)
         if self.expected and made != self.expected[0]:
             raise ValueError(
-                f'the forward of {type(net).__name__} was traced with {self.result} = {self.expected[0]}, by which it '
-                f'decides what to do, but these images make it {made}: train on images of one size that fits '
-                '(e.g. backbone.img_size), or describe the backbone with man_mm.local.register_unroll.'
+                f'a backbone was traced with {self.result} = {self.expected[0]}, by which it decides what to do, but '
+                f'now it is {made}. If that is a size, train on images of one size (e.g. backbone.img_size); '
+                'else describe the backbone with man_mm.local.register_unroll.'
             )
         return made
 
@@ -66,6 +68,13 @@ class Step:
     def reads(self) -> frozenset[str]:
         """Names of the values among its arguments."""
         return frozenset(item.name for item in leaves((self.args, self.kwargs)) if isinstance(item, Ref))
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it is a function that changes its first argument."""
+        if isinstance(self.function, str):
+            return self.function.endswith('_')
+        return self.function in IN_PLACE
 
     @property
     def is_plain(self) -> bool:

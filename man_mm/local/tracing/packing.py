@@ -35,11 +35,19 @@ class Packing:
     def pack(self, values: Mapping[str, Any]) -> Activation:
         """The activation of `values`."""
         made = values[self.tensor]
-        if self.kind == 'map':
-            return to_map(made, self._grid(values))
         if self.kind == 'sizes':
             return made, *(made.new_empty(0, *_numbers(values[name])) for name, _ in self.sizes)
-        return made if self.kind == 'tensor' else tuple(made)
+        if self.kind in ('list', 'tuple'):
+            return tuple(made)
+        x: Tensor = to_map(made, self._grid(values)) if self.kind == 'map' else made
+        for name, size in self.unpack(x).items():
+            if name != self.tensor and _numbers(size) != _numbers(values[name]):
+                raise ValueError(
+                    f'a backbone was traced with {name} as the size of {self.tensor}, but of these images it is '
+                    f'{values[name]}, not {size}: train on images whose sides its strides divide, or describe the '
+                    'backbone with man_mm.local.register_unroll.'
+                )
+        return x
 
     def _grid(self, values: Mapping[str, Any]) -> Sequence[int]:
         found = {what: values[name] for name, what in self.sizes}

@@ -1,7 +1,6 @@
 """From a traced forward to units, taps and `finish`: where it can be cut, and what the stages are."""
 
 import itertools
-import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -116,6 +115,9 @@ def units_of(net: nn.Module, forward: Forward, values: Mapping[str, Any]) -> Unr
                 best = units
     if _num_weighted(best) < 2:
         raise ValueError('there is no place behind its first layers where one tensor alone leads on')
+    calls = Counter(path for piece in best for path in {step.layer for step in piece.steps} if path in weights)
+    if twice := [path for path, times in calls.items() if times > 1]:
+        raise ValueError(f'{twice[0]} would belong to more than one unit')
     return _unrolled(best, forward)
 
 
@@ -141,10 +143,9 @@ def _num_weighted(pieces: Sequence[_Piece]) -> int:
 def _overwrites(net: nn.Module, step: Step) -> bool:
     """Whether a step works in place: what it reads would not be there for others, so that no unit may begin with it."""
     if step.layer is not None:
-        return bool(getattr(net.get_submodule(step.layer), 'inplace', False))
-    if isinstance(step.function, str):
-        return step.function.endswith('_')
-    return step.function in (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
+        layer = net.get_submodule(step.layer)  # an activation; a block of layers may have the key for one inside
+        return not any(layer.children()) and getattr(layer, 'inplace', False) is True
+    return step.is_in_place
 
 
 def _pieces(

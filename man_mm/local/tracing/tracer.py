@@ -5,6 +5,7 @@ decides by a value, the step that made it must make it again: images that would 
 """
 
 from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor, fx, nn
 from .forward import IMAGES, Forward, Own, Ref, Step, ancestors, called
 
 __all__ = ['trace']
+
+DEVICES = ('cpu', 'cuda')
 
 
 def trace(
@@ -30,15 +33,51 @@ def trace(
     Raises:
         Exception: Of any kind, if it cannot be traced, e.g. because it decides by what is in an image.
     """
-    tracer = _Tracer(own, image, opened)
-    with torch.no_grad():
-        graph = tracer.trace(_OnImages(net))
+    with _attributes_kept(net), _contexts():
+        graph = _Tracer(own, image, opened).trace(_OnImages(net))
     steps = [_step(node) for node in graph.nodes if node.op.startswith('call')]
     makes = _mapped(next(node for node in graph.nodes if node.op == 'output').args[0], _name)
     decided = (step.result for step in steps if step.expected)
     needed = ancestors(steps, {*Forward((), makes).returned, *decided})
+    lost = next((step for step in steps if step.is_in_place and step.result not in needed), None)
+    if lost is not None:
+        raise ValueError(f'it changes a value in place ({lost.result})')
     values = {node.name: node.meta['value'] for node in graph.nodes if node.name in needed} | {IMAGES: image}
     return Forward(tuple(step for step in steps if step.result in needed), makes), values
+
+
+@contextmanager
+def _attributes_kept(net: nn.Module) -> Iterator[None]:
+    """Attributes of all layers are afterwards what they were.
+
+    Raises:
+        ValueError: If the forward has written a value to one.
+    """
+    before = {layer: dict(vars(layer)) for layer in net.modules()}
+    try:
+        yield
+        for layer, attributes in before.items():
+            written = [name for name, value in vars(layer).items() if value is not attributes.get(name)]
+            if any(isinstance(vars(layer)[name], fx.Proxy) for name in written):
+                raise ValueError(f'it keeps a value as its attribute {written[0]}')
+    finally:
+        for layer, attributes in before.items():
+            vars(layer).clear()
+            vars(layer).update(attributes)
+
+
+@contextmanager
+def _contexts() -> Iterator[None]:
+    """Gradients and mixed precision on: a forward that switches them off for a part is then seen to do so."""
+    before = [torch.is_autocast_enabled(device) for device in DEVICES]
+    try:
+        for device in DEVICES:
+            torch.set_autocast_enabled(device, True)
+        with torch.enable_grad():
+            yield
+    finally:
+        for device, enabled in zip(DEVICES, before, strict=True):
+            torch.set_autocast_enabled(device, enabled)
 
 
 class _OnImages(nn.Module):
@@ -160,10 +199,13 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *others: Any, **more: Any) -> fx.Proxy:
+        if not (torch.is_grad_enabled() and all(map(torch.is_autocast_enabled, DEVICES))):
+            raise ValueError('it switches gradients or mixed precision off for a part, which a trace would lose')
         proxy = super().create_proxy(kind, target, args, kwargs, *others, **more)
         self.is_running = True
         try:
-            proxy.node.meta['value'] = self._value(proxy.node)
+            with torch.no_grad(), torch.autocast('cpu', enabled=False):
+                proxy.node.meta['value'] = self._value(proxy.node)
         finally:
             self.is_running = False
         return proxy
