@@ -61,7 +61,9 @@ def _without_downloads(model: Any) -> None:
         for key, value in list(node.items()):
             if key == 'init_cfg' and value:
                 entries = value if isinstance(value, (list, tuple)) else [value]
-                node[key] = [e for e in entries if 'Pretrained' not in str(e.get('type'))] or None
+                node[key] = [
+                    e for e in entries if 'Pretrained' not in str(e.get('type')) and 'checkpoint' not in e
+                ] or None
             elif key == 'pretrained' and value:
                 node[key] = False if value is True else None
             elif key in ('teacher_ckpt', 'ckpt_path') or key.endswith('_pretrained'):
