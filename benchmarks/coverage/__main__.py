@@ -82,7 +82,15 @@ def tried(entry: dict[str, Any], num_modules: int, lean: bool) -> dict[str, Any]
 def table(results: dict[str, dict[str, Any]]) -> str:
     """The page of the documents."""
     outcomes = ['works', 'refused', 'crash', 'wrong', 'upstream fails', 'not trained', 'not finished']
-    lines = ['# Coverage', '', (HERE / 'page.md').read_text().strip(), '', f'| | tried | {" | ".join(outcomes)} |']
+    tried = f'Tried so far: {len(results)} of the {len(entries())} that are listed.'
+    lines = [
+        '# Coverage',
+        '',
+        (HERE / 'page.md').read_text().strip(),
+        tried,
+        '',
+        f'| | tried | {" | ".join(outcomes)} |',
+    ]
     lines += [f'|---|---|{"---|" * len(outcomes)}']
     for lib in ('mmdet', 'mmpretrain', 'mmagic'):
         counts = Counter(r['outcome'] for name, r in results.items() if name.startswith(f'{lib}::'))
