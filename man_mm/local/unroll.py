@@ -89,13 +89,13 @@ def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[
             try:
                 with _untouched(backbone, training):
                     expected = backbone(images.clone())
-                    buffers = [buffer.clone() for buffer in backbone.buffers()]
+                    buffers = _buffers(unrolled, backbone)
             except Exception:  # not of this size, or not on this machine
                 break
             try:
                 with _untouched(backbone, training):
                     made = _made(unrolled, backbone, images.clone())
-                    own_buffers = [buffer.clone() for buffer in backbone.buffers()]
+                    own_buffers = _buffers(unrolled, backbone)
             except Exception as error:
                 failed = failed or error
                 break
@@ -110,6 +110,12 @@ def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[
             return
     if failed is not None:
         raise ValueError(f'backbone: the units of {type(backbone).__name__} fail: {failed}') from failed
+
+
+def _buffers(unrolled: Unrolled, backbone: nn.Module) -> list[Tensor]:
+    """Copies of the buffers of all layers that units and `finish` have; stages that no output needs have none of it."""
+    paths = dict.fromkeys((*(path for unit in unrolled.units for path in unit.layers), *unrolled.tail))
+    return [buffer.clone() for path in paths for buffer in backbone.get_submodule(path).buffers()]
 
 
 def _made(unrolled: Unrolled, backbone: nn.Module, images: Tensor) -> Any:

@@ -28,6 +28,7 @@ TRACED = {
     'branches': (dict(type='HRNet', extra=HRNET), 'mmdet'),
     'tokens with a size': (dict(type='PyramidVisionTransformerV2', **PVT), 'mmdet'),
     'inverted residuals': (dict(type='MobileNetV2', widen_factor=0.25), 'mmdet'),
+    'stages that no output needs': (dict(type='MobileNetV2', widen_factor=0.25, out_indices=(1, 2)), 'mmdet'),
     'channel shuffle': (dict(type='ShuffleNetV2', widen_factor=0.5), 'mmpretrain'),
     'dense blocks': (
         dict(type='DenseNet', arch=dict(growth_rate=4, depths=[2, 2, 2, 2], init_channels=8)),
@@ -85,7 +86,8 @@ def test_units_make_the_forward_of_images_of_any_size(name, training):
     for size in [(64, 64), (128, 96)]:
         own, other = net_of(name, training), net_of(name, training)
         assert equal(made(described, own, images(*size)), expected(other, images(*size)))
-        assert equal(list(own.state_dict().values()), list(other.state_dict().values()))
+        if name != 'stages that no output needs':
+            assert equal(list(own.state_dict().values()), list(other.state_dict().values()))
 
 
 @pytest.mark.parametrize('name', TRACED)
