@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +45,17 @@ def in_mode(net: nn.Module, training: bool) -> Iterator[None]:
             layer.training = mode
 
 
+_CHANNELS: 'WeakKeyDictionary[nn.Module, int | None]' = WeakKeyDictionary()
+
+
 def image_channels(net: nn.Module) -> int | None:
     """Channels of the images that `net` reads: those of its first convolution; None where it has none."""
+    if net not in _CHANNELS:  # asked for with every batch
+        _CHANNELS[net] = _found_channels(net)
+    return _CHANNELS[net]
+
+
+def _found_channels(net: nn.Module) -> int | None:
     first = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or first.in_channels == 3 or not _takes_colours(net):
         return None if first is None else first.in_channels
