@@ -16,7 +16,7 @@ from man_mm.engine import LocalAmpOptimWrapper, LocalOptimWrapper
 
 from ..helpers.classification import RULES, classifier
 from ..helpers.classification import batch as labelled
-from ..helpers.detection import FPN, batch, retinanet
+from ..helpers.detection import FPN, RETINA_HEAD, batch, retinanet
 from ..helpers.detectors import DETECTORS, detector
 from ..helpers.restoration import batch as pairs
 from ..helpers.restoration import editor
@@ -32,39 +32,45 @@ ADAM = dict(type='AdamW', lr=1e-3, weight_decay=0.05)
 PLAIN = dict(type='SGD', lr=0.01)  # a fourth of the operations, where the optimizer is not what is new
 
 STAGES = dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(0, 1, 2))
-NECK = {**FPN, 'in_channels': [8, 16, 32]}
+NECK = {**FPN, 'in_channels': [8, 16, 32], 'num_outs': 3}
+HEAD = {**RETINA_HEAD, 'anchor_generator': {**RETINA_HEAD['anchor_generator'], 'strides': [8, 16, 32]}}
 
 
-def every_unit(share='none', **auxiliary):
-    """A RetinaNet of three stages, each of its seven units a module."""
-    return {**retinanet(7, STAGES, dict(PRIVATE, neck=NECK, **auxiliary), share=share), 'neck': NECK}
+def small(num_modules, backbone=None, auxiliary=None, **options):
+    """A RetinaNet of three stages, seven units and three levels."""
+    model = retinanet(num_modules, {**STAGES, **(backbone or {})}, {'neck': NECK, **(auxiliary or {})}, **options)
+    return {**model, 'neck': NECK, 'bbox_head': HEAD}
+
+
+def config(num_modules, *parts, optimizer=PLAIN, hooks=(), **wrapper):
+    return step_config(small(num_modules, *parts), optimizer=optimizer, hooks=hooks, **wrapper)
 
 
 DETECTION = {
-    'bp': step_config(retinanet(None)),
-    'K = 1': step_config(retinanet(1)),
-    'man': step_config(retinanet(4)),
-    'man, a module a unit': step_config(every_unit()),
-    'dgl': step_config(retinanet(3, auxiliary=PYRAMID)),
-    'man without slm': step_config(retinanet(3, auxiliary=dict(PYRAMID, banked_levels=True))),
-    'slim': step_config(retinanet(3, auxiliary=SLIM)),
-    'eager_step': step_config(retinanet(3, auxiliary=PRIVATE), eager_step=True),
-    'with_cp': step_config(retinanet(2, dict(with_cp=True))),
-    'bp with_cp': step_config(retinanet(None, dict(with_cp=True))),
-    'heads recomputed': step_config(retinanet(2), hooks=[LEVELS]),
-    'bp, heads recomputed': step_config(retinanet(None), hooks=[LEVELS]),
-    'accumulation': step_config(retinanet(2), accumulative_counts=2),
-    'bp, accumulation': step_config(retinanet(None), accumulative_counts=3),
-    'adam': step_config(retinanet(2), optimizer=ADAM),
-    'adam, eager_step': step_config(retinanet(2), optimizer=ADAM, eager_step=True),
-    'clipping': step_config(retinanet(2), clip_grad=dict(max_norm=35.0, norm_type=2, per_module=True)),
-    'shared': step_config(every_unit('stage', cut_stage=False)),
-    'no bank': step_config(retinanet(3, bank=False)),
-    'by memory': step_config(retinanet(3, partition='memory', probe_size=(64, 64))),
-    'mean': step_config(retinanet(2, auxiliary=dict(shared_head_grad='mean'))),
-    'last': step_config(retinanet(2, auxiliary=dict(shared_head_grad='last'))),
-    'batch norm in training': step_config(retinanet(2, dict(norm_eval=False))),
-    'frozen stages': step_config(retinanet(2, dict(frozen_stages=1))),
+    'bp': config(None, optimizer=None),
+    'K = 1': config(1),
+    'man': config(4, optimizer=None),
+    'man, a module a unit': config(7, None, PRIVATE),
+    'dgl': config(3, None, PYRAMID),
+    'man without slm': config(3, None, dict(PYRAMID, banked_levels=True)),
+    'slim': config(3, None, SLIM),
+    'eager_step': config(3, None, PRIVATE, optimizer=None, eager_step=True),
+    'with_cp': config(2, dict(with_cp=True)),
+    'bp with_cp': config(None, dict(with_cp=True)),
+    'heads recomputed': config(2, hooks=[LEVELS]),
+    'bp, heads recomputed': config(None, hooks=[LEVELS]),
+    'accumulation': config(2, accumulative_counts=2),
+    'bp, accumulation': config(None, accumulative_counts=3),
+    'adam': config(2, optimizer=ADAM),
+    'adam, eager_step': config(2, optimizer=ADAM, eager_step=True),
+    'clipping': config(2, clip_grad=dict(max_norm=35.0, norm_type=2, per_module=True)),
+    'shared': step_config(small(7, None, dict(PRIVATE, cut_stage=False), share='stage'), optimizer=PLAIN),
+    'no bank': step_config(small(3, bank=False), optimizer=PLAIN),
+    'by memory': step_config(small(3, partition='memory', probe_size=(64, 64)), optimizer=PLAIN),
+    'mean': config(2, None, dict(shared_head_grad='mean')),
+    'last': config(2, None, dict(shared_head_grad='last')),
+    'batch norm in training': config(2, dict(norm_eval=False)),
+    'frozen stages': config(2, dict(frozen_stages=1)),
     **{name: step_config(detector(name), optimizer=PLAIN) for name in DETECTORS if 'rcnn' not in name},
 }
 OTHERS = {
@@ -123,7 +129,7 @@ def test_a_model_larger_than_any_memory_is_estimated():
 
 def test_modules_that_are_built_later_are_real():
     FakeTrainStep(DETECTION['bp'])
-    cfg = step_config(retinanet(None))
+    cfg = config(None)
     cfg.model.bbox_head.stacked_convs = 'many'
     with pytest.raises(TypeError):
         FakeTrainStep(cfg)
@@ -131,7 +137,7 @@ def test_modules_that_are_built_later_are_real():
 
 
 def test_a_config_is_left_as_it_was():
-    cfg = mixed(retinanet(2))
+    cfg = mixed(small(2))
     before = cfg.to_dict()
     step_cost(FakeTrainStep(cfg), batch())
     assert cfg.to_dict() == before
@@ -167,9 +173,9 @@ def mixed(model, **wrapper):
     return cfg
 
 
-@pytest.mark.parametrize('num_modules', [None, 4])
+@pytest.mark.parametrize('num_modules', [None, 3])
 def test_mixed_precision_is_estimated_without_a_gpu(num_modules):
-    model = retinanet(num_modules)
+    model = small(num_modules)
     whole = step_cost(FakeTrainStep(step_config(model)), batch(size=256))
     half = step_cost(FakeTrainStep(mixed(model, use_fp64=False, dtype='float16')), batch(size=256))
     assert [half.split[kind] for kind in ('weights', 'auxiliary')] == [
@@ -180,7 +186,7 @@ def test_mixed_precision_is_estimated_without_a_gpu(num_modules):
 
 
 def test_the_forward_alone_is_in_mixed_precision():
-    step, seen = FakeTrainStep(mixed(retinanet(2))), []
+    step, seen = FakeTrainStep(mixed(small(2))), []
     step.model.neck.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled('cpu')))
     step.optimizer.register_step_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled('cpu')))
     step(batch())
@@ -217,7 +223,7 @@ def on(device, cfg, **options):
 
 @pytest.mark.parametrize('hooks', [(), (LEVELS,)], ids=['kept', 'recomputed'])
 def test_the_compiled_focal_loss_keeps_less(hooks):
-    cfg = step_config(retinanet(None), hooks=hooks)
+    cfg = config(None, hooks=hooks)
     cfg.model.bbox_head.num_classes = 80
     cpu, cuda = (on(device, cfg, size=128).phases[0].split['activations'] for device in ('cpu', 'cuda:1'))
     assert cuda < 0.95 * cpu

@@ -54,6 +54,8 @@ def narrow(cfg, width=WIDTH, name=''):
     if small.get('type') == 'ResNet':
         small['base_channels'] = cfg.get('base_channels', 64) // width
         small.update(stem_channels=small['base_channels'], depth=SHALLOW.get(cfg['depth'], cfg['depth']))
+    if 'stacked_convs' in small:
+        small['stacked_convs'] = 1
     if small.get('type') == 'man_mm.YOLOV1Head':
         small['grid_size'] = None  # the images are smaller
     if small.get('type') == 'man_mm.CIFARResNet':

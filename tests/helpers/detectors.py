@@ -20,7 +20,7 @@ FCOS = dict(
         in_channels=8,
         feat_channels=8,
         stacked_convs=1,
-        strides=[8, 16, 32, 64, 128],
+        strides=[8, 16, 32, 64],
         norm_cfg=dict(type='GN', num_groups=2),
     ),
 )

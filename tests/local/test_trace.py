@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import cache
 
 import pytest
 import torch
@@ -59,13 +60,19 @@ def net_of(name, training=False):
     return net
 
 
+@cache
+def described(name):
+    """What a backbone is unrolled into, traced once for all tests."""
+    return unroll(net_of(name))
+
+
 def images(height=64, width=64, num=2):
     return torch.randn(num, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def made(described, net, x):
+def made(unrolled, net, x):
     torch.manual_seed(1)
-    return described.finish(net, *run_units(described.units, net, x))
+    return unrolled.finish(net, *run_units(unrolled.units, net, x))
 
 
 def expected(net, x):
@@ -82,41 +89,39 @@ def equal(own, other):
 @pytest.mark.parametrize('training', [False, True])
 @pytest.mark.parametrize('name', TRACED)
 def test_units_make_the_forward_of_images_of_any_size(name, training):
-    described = unroll(net_of(name))
     for size in [(64, 64), (128, 96)]:
         own, other = net_of(name, training), net_of(name, training)
-        assert equal(made(described, own, images(*size)), expected(other, images(*size)))
+        assert equal(made(described(name), own, images(*size)), expected(other, images(*size)))
         if name != 'stages that no output needs':
             assert equal(list(own.state_dict().values()), list(other.state_dict().values()))
 
 
 @pytest.mark.parametrize('name', TRACED)
 def test_units_and_tail_hold_every_layer_that_the_outputs_need_once(name):
-    net = net_of(name, True)
-    described = unroll(net)
-    owned = [id(p) for unit in described.units for p in unit.parameters(net)]
-    owned += [id(p) for path in described.tail for p in net.get_submodule(path).parameters()]
+    net, unrolled = net_of(name, True), described(name)
+    owned = [id(p) for unit in unrolled.units for p in unit.parameters(net)]
+    owned += [id(p) for path in unrolled.tail for p in net.get_submodule(path).parameters()]
     assert len(owned) == len(set(owned))
     sum(level.sum() for level in torch.utils._pytree.tree_leaves(net(images()))).backward()
     assert {id(p) for p in net.parameters() if p.grad is not None} <= set(owned)
-    stages = [unit.stage for unit in described.units]
+    stages = [unit.stage for unit in unrolled.units]
     assert all(stages.index(stage) + stages.count(stage) > i for i, stage in enumerate(stages))  # in a row
 
 
 @pytest.mark.parametrize('name', TRACED)
 def test_a_description_is_data(name):
     net = net_of(name)
-    described = pickle.loads(pickle.dumps(unroll(net)))
+    pickled = pickle.loads(pickle.dumps(described(name)))
     twin = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net))
-    assert equal(made(described, twin, images()), net(images()))
-    assert unroll(copy.deepcopy(net)) == unroll(net)
+    assert equal(made(pickled, twin, images()), net(images()))
+    assert unroll(copy.deepcopy(net)) == described(name)
 
 
 @pytest.mark.parametrize('name', TRACED)
 def test_the_first_unit_of_every_remaining_stage_makes_what_the_backbone_returns(name):
     """At every cut, with gradients for every weight of the small model, and shapes told without running."""
     cfg, scope = TRACED[name]
-    num_units = len([unit for unit in unroll(net_of(name)).units if unit.layers])
+    num_units = len([unit for unit in described(name).units if unit.layers])
     net = build(
         dict(type='man_mm.LocalBackbone', backbone=cfg, num_modules=min(num_units, 6), auxiliary=NECKLESS), 0, scope
     )

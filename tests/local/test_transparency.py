@@ -25,7 +25,7 @@ def own_keys(module):
     return {key: value for key, value in module.state_dict().items() if 'auxiliaries.' not in key}
 
 
-@pytest.mark.parametrize('num_modules', [1, 2, 5])
+@pytest.mark.parametrize('num_modules', [1, 5])
 @pytest.mark.parametrize('name', ALL)
 def test_outputs_and_keys_are_the_plain_backbones(name, num_modules):
     plain, ours = pair(name, num_modules)
@@ -45,7 +45,7 @@ def test_every_number_of_modules_up_to_the_number_of_units_builds(name):
     plain = build(cfg, 0, scope)
     trains = [any(p.requires_grad for p in unit.parameters(plain)) for unit in unroll(plain).units]
     most = len(trains)
-    for num_modules in (2, most // 2, most):
+    for num_modules in (most // 2, most):
         ours = build(wrapped(cfg, num_modules), 0, scope)
         assert ours.num_modules == min(num_modules, sum(trains))
         assert len(ours.auxiliaries) == ours.num_modules - 1
