@@ -5,15 +5,15 @@ import os
 import os.path as osp
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from host_libraries import host_library_of
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
-from mmengine.logging import MMLogger
 
-from man_mm.analysis.planner import Plan, make_plan
+from man_mm.analysis.planner import Plan, carry_out_plan
 from man_mm.config import lost_keys
 from man_mm.engine.setup_record import refuse_different_ranks
 from man_mm.registry import MODEL_WRAPPERS
@@ -105,20 +105,14 @@ def _leaves(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
         yield from _leaves(item, f'{place}.{key}' if place else str(key))
 
 
-def plan_modules(cfg: Config) -> Plan | None:
-    """Choose K, cuts and what is recomputed, if the config has a `plan`, which holds the config to go on with.
-
-    The same config gives the same plan, so every process of a run makes its own, and a resumed run the first one's.
-    """
-    if cfg.get('plan') is None:
-        return None
-    if os.environ['LOCAL_RANK'] == '0':
-        print(f'plan={dict(cfg.plan)}: looking for the fastest setting that fits ...', flush=True)
-    MMLogger.get_instance('plan', logger_name='plan', log_level='ERROR')  # else every candidate has its warnings
+def plan_modules(cfg: Config) -> tuple[Config, Plan | None]:
+    """Choose K, cuts and what is recomputed, if the config has a `plan`: see `carry_out_plan`."""
+    say = partial(print, flush=True) if os.environ['LOCAL_RANK'] == '0' else _nothing
     try:
-        plan = make_plan(cfg, device='cpu' if get_device() == 'cpu' else 'cuda')
+        return carry_out_plan(cfg, 'cpu' if get_device() == 'cpu' else 'cuda', say)
     except ValueError as error:
         sys.exit(str(error))
-    if plan.cfg is None:
-        sys.exit(f'plan: {plan}')
-    return plan
+
+
+def _nothing(text: str) -> None:
+    """Other processes say nothing."""

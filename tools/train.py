@@ -97,9 +97,7 @@ def main() -> None:
     if missing:
         sys.exit(missing)
     refuse_different_configs(cfg)
-    plan = plan_modules(cfg)
-    if plan is not None:
-        cfg = plan.cfg
+    cfg, plan = plan_modules(cfg)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     if plan is not None:
         runner.logger.info(f'plan: {plan}')

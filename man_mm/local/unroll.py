@@ -122,14 +122,19 @@ def _made(unrolled: Unrolled, backbone: nn.Module, images: Tensor) -> Any:
     """What the units and `finish` make.
 
     Raises:
-        ValueError: If one of them changes in place what it is given: an auxiliary and the next module read it, too.
+        ValueError: If one of them changes in place what it is given: an auxiliary and the next module read it, too. Or
+            if a stage ends in one tensor, a tap, and its first unit, which SLMs take in its place, makes several.
     """
     x: Activation = images
     taps: dict[str, Tensor] = {}
+    first: dict[str, tuple[str, Activation]] = {}
     for unit in unrolled.units:
         given, versions = x, _versions(x)
         x, made = run_units([unit], backbone, given)
         taps |= made
+        name, begun = first.setdefault(unit.stage, (unit.name, x))
+        if unit.tap is not None and not isinstance(begun, Tensor):
+            raise ValueError(f'{name} makes {len(begun)} tensors, and {unit.name}, the end of its stage, makes one')
         if _versions(given) != versions:
             raise ValueError(f'{unit.name} changes its input in place')
     versions = _versions((x, *taps.values()))

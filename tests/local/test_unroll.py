@@ -119,6 +119,14 @@ def test_a_unit_that_changes_its_input_in_place_is_refused():
 CHAIN = Unrolled((Unit('a', 'a', ('a',)), Unit('b', 'b', ('b',), 'b')), StageOutputs(('b',)))
 
 
+def test_a_stage_whose_first_unit_makes_no_map_is_refused_before_training():
+    trident = dict(type='TridentResNet', num_branch=3, test_branch_idx=1, trident_dilations=(1, 2, 3), depth=50)
+    narrow = dict(base_channels=8, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,))
+    net = build({**trident, **narrow, 'norm_cfg': dict(type='BN')})
+    with pytest.raises(ValueError, match=r'the units of TridentResNet fail: layer3\.0 makes 3 tensors'):
+        unroll(net)
+
+
 def test_a_description_of_ones_own_goes_before_the_trace():
     class Chain(torch.nn.Module):
         def __init__(self):

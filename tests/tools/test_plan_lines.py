@@ -137,6 +137,17 @@ def test_a_wrong_setting_is_named_before_training(folder, option, message):
     assert result.returncode == 1 and message in result.stderr.strip().splitlines()[-1]
 
 
+def test_tables_show_what_the_plan_chooses(folder):
+    plenty = ('--cfg-options', 'plan.memory=1GiB')  # one estimate tells that back-propagation fits
+    partition = python('analysis_tools/show_partition.py', folder / 'planned.py', *plenty)
+    assert 'K = 1' in partition.stdout, partition.stderr[-2000:]
+    size = ('--size', 256, '--json', folder / 'rows.json')
+    result = python('analysis_tools/measure.py', folder / 'planned.py', '--estimate', *size, *plenty)
+    assert result.returncode == 0, result.stderr[-2000:]
+    (row,) = json.loads((folder / 'rows.json').read_text())['rows']
+    assert [module['module'] for module in row['modules']] == ['main']
+
+
 def test_other_programs_say_who_makes_plans(folder):
     cfg = Config.fromfile(folder / 'planned.py')
     cfg.work_dir = str(folder / 'other')

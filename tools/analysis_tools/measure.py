@@ -20,6 +20,7 @@ from rich.table import Table
 
 from man_mm.analysis.measure import estimate_configs, measure_configs
 from man_mm.analysis.memory import KINDS
+from man_mm.analysis.planner import carry_out_plan
 from man_mm.runs.compat import read_config
 
 
@@ -63,6 +64,7 @@ def main() -> None:
     size = args.size and (args.size[0], args.size[-1])
     MMLogger.get_instance('measure', logger_name='measure', log_level='ERROR')  # else every weight is a line
     try:
+        loaded = [(name, carry_out_plan(cfg, args.device)[0]) for name, cfg in loaded]
         if args.estimate:
             rows = estimate_configs(loaded, args.device, size)
         else:

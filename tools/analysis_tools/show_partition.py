@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from man_mm.analysis.module_rows import ModuleRow, module_rows
+from man_mm.analysis.planner import carry_out_plan
 from man_mm.analysis.step import build_model
 from man_mm.local import find_local_backbone
 from man_mm.runs.compat import read_config
@@ -44,6 +45,7 @@ def main() -> None:
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     try:
+        cfg, _ = carry_out_plan(cfg)
         backbone = find_local_backbone(build_model(cfg))
     except ValueError as error:
         sys.exit(f'{args.config}: {error}')

@@ -1,13 +1,14 @@
 """Which number of modules, cuts and recomputations fit in a memory, at the fewest operations."""
 
 from .amounts import parse_bytes
-from .plan import Plan, make_plan, without_plan
+from .plan import Plan, carry_out_plan, make_plan, without_plan
 from .search import Estimate, Setting, fastest, list_settings, search
 
 __all__ = [
     'Estimate',
     'Plan',
     'Setting',
+    'carry_out_plan',
     'fastest',
     'list_settings',
     'make_plan',

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from ..memory import KINDS
 from .candidates import Planner
 from .search import Estimate, Setting, fastest, search
 
-__all__ = ['Plan', 'make_plan', 'without_plan']
+__all__ = ['Plan', 'carry_out_plan', 'make_plan', 'without_plan']
 
 MIB = 2**20
 
@@ -93,6 +94,29 @@ def make_plan(
         chosen=chosen,
         cfg=chosen and planner.config(chosen.setting),
     )
+
+
+def carry_out_plan(cfg: Config, device: str = 'cpu', say: Callable[[str], None] = print) -> tuple[Config, Plan | None]:
+    """Make the plan that a config's own `plan` asks for; return the config to go on with, and the plan, if any.
+
+    The same config gives the same plan, so every process of a run makes its own, and a resumed run the first one's.
+
+    Args:
+        cfg: A whole config.
+        device: See `FakeTrainStep`.
+        say: Told before the search, which takes a while, that there is one.
+
+    Raises:
+        ValueError: As `make_plan`, or if nothing fits.
+    """
+    if cfg.get('plan') is None:
+        return cfg, None
+    say(f'plan={dict(cfg.plan)}: looking for the fastest setting that fits ...')
+    MMLogger.get_instance('plan', logger_name='plan', log_level='ERROR')  # else every candidate has its warnings
+    plan = make_plan(cfg, device=device)
+    if plan.cfg is None:
+        raise ValueError(f'plan: {plan}')
+    return plan.cfg, plan
 
 
 def _mib(num_bytes: int) -> str:
