@@ -9,7 +9,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('configs/*/README.md')])
+PAGES = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('configs/*/README.md')])
 PROGRAMS = ('python', 'bash', 'make', 'pip')
 SHELLS = ('bash', 'sh', 'shell', 'console')
 NUMBERS = {'N': '2', 'S': '64', 'GPUS': '2'}
