@@ -18,6 +18,9 @@ __all__ = ['explain_checkpoint_errors', 'read_checkpoint']
 DAMAGE = re.compile(r'corrupt|unexpected EOF|wrong byte size|central directory|legacy \.tar')
 """What torch says of damaged files. Zeros, which a machine that lost power leaves, are an empty .tar file to it."""
 
+REFUSED = re.compile(r"GLOBAL ([\w.]+) (?:was|whose)|but got <class '([\w.]+)'>")
+"""What torch says of whole files in which it does not allow something, with its name."""
+
 
 def read_checkpoint(filename: str, map_location: Any = None) -> Any:
     """Return what a local checkpoint file holds.
@@ -35,8 +38,8 @@ def read_checkpoint(filename: str, map_location: Any = None) -> Any:
     try:
         checkpoint = load_from_local(filename, map_location)
     except pickle.UnpicklingError as error:
-        named = re.search(r'GLOBAL ([\w.]+) (?:was|whose)', str(error))
-        raise (_hostile(filename, named[1]) if named else _damaged(filename)) from error
+        named = REFUSED.search(str(error))
+        raise (_hostile(filename, named[1] or named[2]) if named else _damaged(filename)) from error
     except Exception as error:
         if not _is_damage(filename, error):
             raise

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
 from .bfloat16_ops import compute_bfloat16_in_float32
 from .checkpoint_file import explain_checkpoint_errors
@@ -45,7 +46,8 @@ def allow_checkpoint_globals(undo: ExitStack) -> None:
     """Let `torch.load` read MMEngine's own checkpoints.
 
     torch >= 2.6 loads with `weights_only=True`, and MMEngine <= 0.10.7 keeps its message hub (`HistoryBuffer`, numpy
-    arrays and scalars) in every checkpoint: without this list `--resume` ends in an `UnpicklingError`.
+    arrays and scalars), what a config says of a data set (`ConfigDict`), and the functions of a `OneCycleLR` in
+    checkpoints: without this list `--resume` ends in an `UnpicklingError`.
     """
     if not hasattr(torch.serialization, 'safe_globals'):  # torch < 2.5 loads everything
         return
@@ -55,16 +57,26 @@ def allow_checkpoint_globals(undo: ExitStack) -> None:
         for name, function in (('_reconstruct', multiarray._reconstruct), ('scalar', multiarray.scalar))
         for core in ('core', '_core')
     ]
-    dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
-    allowed = [HistoryBuffer, (_history_method, 'builtins.getattr'), np.ndarray, np.dtype, *functions, *dtypes]
+    dtypes = {type(np.dtype(kind)) for kind in np.typecodes['All'] if kind != 'O'}
+    names = [
+        (_method, 'builtins.getattr'),
+        (_OneCycle, 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
+    ]
+    allowed = [HistoryBuffer, ConfigDict, np.ndarray, np.dtype, *names, *functions, *dtypes]
     undo.enter_context(torch.serialization.safe_globals(allowed))
 
 
-def _history_method(owner: object, name: str) -> object:
-    """Stands in for `getattr`, by which a pickled HistoryBuffer refers to its own methods, and reaches nothing else."""
-    if owner is not HistoryBuffer or name.startswith('_'):
-        raise TypeError(f'a checkpoint asks for attribute {name!r} of {owner!r}: refused.')
-    return getattr(owner, name)
+class _OneCycle:
+    """Stands in for MMEngine's scheduler in a checkpoint, which names its functions and makes none."""
+
+
+def _method(owner: object, name: str) -> object:
+    """Stands in for `getattr`, by which pickled records refer to functions of their own, and reaches nothing else."""
+    if owner is HistoryBuffer and not name.startswith('_'):
+        return getattr(owner, name)
+    if owner is _OneCycle and name.startswith('_annealing_'):
+        return getattr(OneCycleParamScheduler, name)
+    raise TypeError(f'a checkpoint asks for attribute {name!r} of {owner!r}: refused.')
 
 
 def find_own_configs(undo: ExitStack) -> None:

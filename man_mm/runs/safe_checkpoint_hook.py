@@ -1,7 +1,9 @@
 """SafeCheckpointHook: a run that is killed, or meets a full disk, while it saves keeps its last good checkpoint."""
 
+import io
 import logging
 import os
+import pickle
 import re
 import shutil
 import zipfile
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
@@ -96,7 +99,8 @@ class SafeCheckpointHook(CheckpointHook):
         barrier()
 
     def before_train(self, runner: Runner) -> None:
-        """As upstream's."""
+        """As upstream's; warns of what would be in every checkpoint and cannot be read again."""
+        _warn_of_unreadable(runner)
         if self.backend_args is None and self.file_client_args is None:
             self.backend_args = dict(backend='man_mm.whole_files')
         super().before_train(runner)
@@ -118,6 +122,31 @@ class SafeCheckpointHook(CheckpointHook):
     def _delete_removed(self) -> None:
         if isinstance(self.file_backend, _WholeFiles):
             self.file_backend.delete_removed()
+
+
+def _warn_of_unreadable(runner: Runner) -> None:
+    """What data set and schedulers add to checkpoints is their authors' choice; torch >= 2.6 reads plain values."""
+    file = io.BytesIO()
+    metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
+    torch.save(dict(metainfo=metainfo, schedulers=_states(runner.param_schedulers)), file)
+    file.seek(0)
+    try:
+        torch.load(file)
+    except pickle.UnpicklingError as error:
+        print_log(
+            'Checkpoints of this run could be read, and resumed from, only with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 in '
+            'the environment: metainfo of the training data set, or a scheduler, holds more than tensors, numbers, '
+            f'texts, lists and dicts of them. Make plain values of it. torch says: {" ".join(str(error).split())}',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def _states(schedulers: Any) -> Any:
+    """States of a list of schedulers, or of lists by name (several optimizers)."""
+    if isinstance(schedulers, dict):
+        return {name: _states(own) for name, own in schedulers.items()}
+    return [scheduler.state_dict() for scheduler in schedulers or ()]
 
 
 class _Elsewhere:

@@ -6,13 +6,18 @@ from contextlib import ExitStack
 from types import SimpleNamespace
 
 import mmcv.ops
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleLR
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner.checkpoint import CheckpointLoader
 
 import man_mm
 from man_mm.runs import patches
+from man_mm.runs.checkpoint_file import read_checkpoint
 from man_mm.runs.on_import import act_before_import, act_on_import
 
 
@@ -46,6 +51,41 @@ def test_patches_are_applied_once_and_taken_back_whole(unpatched):
     assert state() == upstream
     patches.undo_patches()
     assert state() == upstream
+
+
+class Reaches:
+    """Its pickle asks for an attribute of a class that checkpoints may name."""
+
+    def __init__(self, owner, name):
+        self.owner, self.name = owner, name
+
+    def __reduce__(self):
+        return getattr, (self.owner, self.name)
+
+
+def one_cycle():
+    optimizer = torch.optim.SGD([torch.ones(1)], lr=0.1, momentum=0.9)
+    return OneCycleLR(optimizer, eta_max=0.5, total_steps=9)
+
+
+def test_what_mmengine_and_its_data_sets_write_is_read_again(tmp_path):
+    meta = Config(dict(metainfo=dict(classes=('a',), parts=dict(a=['head', 'tail'])))).metainfo
+    arrays = [np.ones(2, kind) for kind in ('uint8', 'float16', 'U3', 'complex64')]
+    written = dict(param_schedulers=[one_cycle().state_dict()], meta=dict(dataset_meta=dict(meta), weights=arrays))
+    torch.save(written, tmp_path / 'x.pth')
+    read = read_checkpoint(str(tmp_path / 'x.pth'))
+    assert read['param_schedulers'] == written['param_schedulers'] and read['meta']['dataset_meta'] == meta
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(read['meta']['weights'], arrays, strict=True))
+
+
+OTHERS = [(OneCycleParamScheduler, 'build_iter_from_epoch'), (HistoryBuffer, '__init__'), (OneCycleLR, 'step')]
+
+
+@pytest.mark.parametrize(('owner', 'name'), OTHERS)
+def test_nothing_else_of_a_class_is_reached(tmp_path, owner, name):
+    torch.save(Reaches(owner, name), tmp_path / 'x.pth')
+    with pytest.raises((ValueError, TypeError), match='refused'):
+        read_checkpoint(str(tmp_path / 'x.pth'))
 
 
 def test_the_docstring_lists_every_patch():

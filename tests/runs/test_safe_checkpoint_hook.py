@@ -17,7 +17,7 @@ from man_mm.runs.safe_checkpoint_hook import _WholeFiles
 
 from ..helpers.detection import retinanet
 from ..helpers.processes import call
-from ..helpers.runs import make_coco, run_config, runner
+from ..helpers.runs import NAMES, make_coco, run_config, runner
 from ..helpers.training import assert_equal
 
 SAFE, UPSTREAM = 'man_mm.SafeCheckpointHook', 'CheckpointHook'
@@ -202,6 +202,14 @@ def test_the_best_checkpoint_is_deleted_only_when_the_better_one_is_complete(roo
     assert 'best_acc_epoch_1.pth' in names(tmp_path)
     hook.after_val_epoch(run, dict(acc=0.3))
     assert [name for name in names(tmp_path) if name.startswith('best')] == ['best_acc_epoch_2.pth']
+
+
+def test_a_run_whose_checkpoints_could_not_be_read_again_says_so_before_training(root, tmp_path, capfd):
+    cfg = config(root, tmp_path, log_level='WARNING', train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=1))
+    cfg['train_dataloader']['dataset']['metainfo'] = dict(classes=NAMES, parts=frozenset('ab'))
+    runner(cfg).train()
+    (line,) = [line for line in ''.join(capfd.readouterr()).splitlines() if 'could be read' in line]
+    assert 'metainfo of the training data set' in line and 'frozenset' in line
 
 
 def test_a_misspelt_key_is_an_error_before_training():
