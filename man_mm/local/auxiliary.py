@@ -1,6 +1,5 @@
 """The contract of what trains a module: the auxiliary network, where it stands, and the task that it serves."""
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from ..registry import MODELS
 from .dry_run import Shape
-from .heads import draw_afresh, widen_head
+from .heads import copied_head, draw_afresh, readers, widen_head
 from .names import NO_HEADS
 from .partition import Partition
 from .units import Activation, Unrolled
@@ -215,19 +214,18 @@ class Auxiliary(BaseModule):
         if name in self.heads or name in NO_HEADS:
             return
         if self.head == 'private' and any(p.requires_grad for p in module.parameters()):
-            own = copy.deepcopy(module)
+            own = copied_head(module)
         elif isinstance(self.head, dict) and name in self.head:
             settings = {key: getattr(module, key) for key in ('train_cfg', 'test_cfg') if hasattr(module, key)}
             own = MODELS.build({**settings, **self.head[name]})
         else:
             return
-        in_channels = getattr(own, 'in_channels', None)
-        if not isinstance(in_channels, int):
-            in_channels = 0  # unknown: such a head can read only what the model's reads
-        if self.head_width(in_channels) != in_channels:
-            widen_head(own, name, in_channels, self.head_width(in_channels))
-        else:
-            draw_afresh(own)  # a head may have no initialisation but torch's: its copies would all start alike
+        for part, in_channels in readers(own):
+            width = self.head_width(in_channels)
+            if width != in_channels:
+                widen_head(part, name, in_channels, width)
+            else:
+                draw_afresh(part)  # a head may have no initialisation but torch's: its copies would all start alike
         self.heads[name] = own
 
 

@@ -5,15 +5,17 @@ must exist before DDP and the optimizer look at the parameters, so they are made
 Configs cannot give them earlier: a two-stage model merges its `train_cfg` into its heads in its own constructor.
 """
 
+import copy
 from collections.abc import Callable
 from functools import cache
+from types import CellType, FunctionType, MethodType
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-__all__ = ['draw_afresh', 'on_host', 'on_sibling', 'read_width', 'widen_head']
+__all__ = ['copied_head', 'draw_afresh', 'on_host', 'on_sibling', 'read_width', 'readers', 'widen_head']
 
 OnSibling = Callable[[Any, str, nn.Module], None]
 
@@ -54,6 +56,44 @@ def _on_registration(host: nn.Module, name: str, child: nn.Module | None) -> Non
         known = _hosts.get(backbone)
         if known is not None and known() is host:
             callback(backbone, name, child)
+
+
+def copied_head(head: nn.Module) -> nn.Module:
+    """A deep copy that calls nothing of the original.
+
+    `copy.deepcopy` keeps functions as they are: a head that keeps a wrapped method of a part of it (MMPretrain's
+    `MultiTaskHead`) would, copied, still make its losses by the original.
+    """
+    memo: dict[int, Any] = {}
+    own = copy.deepcopy(head, memo)
+    for layer in own.modules():
+        for name, value in list(vars(layer).items()):
+            if isinstance(value, FunctionType):
+                vars(layer)[name] = _of_copy(value, memo)
+    return own
+
+
+def _of_copy(value: Any, memo: dict[int, Any]) -> Any:
+    """`value` with the copies that `memo` has in place of the modules that it is bound to or encloses."""
+    if isinstance(value, MethodType):
+        return MethodType(value.__func__, _of_copy(value.__self__, memo))
+    if isinstance(value, FunctionType) and value.__closure__:
+        cells = tuple(CellType(_of_copy(cell.cell_contents, memo)) for cell in value.__closure__)
+        return FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
+    return memo.get(id(value), value) if isinstance(value, nn.Module) else value
+
+
+def readers(head: nn.Module) -> list[tuple[nn.Module, int]]:
+    """The parts of a head that read the features, and how many: itself, or the heads by name that it is made of.
+
+    0 is unknown: such a head can read only what the model's reads.
+    """
+    parts = [head]
+    if not isinstance(getattr(head, 'in_channels', None), int):
+        named = [part for child in head.children() if isinstance(child, nn.ModuleDict) for part in child.values()]
+        parts = named if all(isinstance(getattr(part, 'in_channels', None), int) for part in named) else []
+    found = [(part, int(getattr(part, 'in_channels', 0))) for part in parts]
+    return found or [(head, 0)]
 
 
 def widen_head(head: Any, name: str, in_channels: int, width: int) -> None:

@@ -66,7 +66,10 @@ def partition(
     _check_num_modules(num_modules, len(names))
     lead = 0 if num_modules == 1 else _num_leading(frozen or ())  # back-propagation does not mind frozen units
     if lead == len(names):
-        raise ValueError('backbone: every unit is frozen, so there is nothing for local learning to train.')
+        raise ValueError(
+            f'num_modules={num_modules}: every unit is frozen (backbone.frozen_stages), so there is nothing for local '
+            'learning to train. num_modules=1 trains the rest of the model by back-propagation.'
+        )
     notes = [f'{", ".join(names[:lead])} are frozen and join module 0'] if lead else []
     if isinstance(policy, (list, tuple)):
         cuts = _named_cuts(names, num_modules, policy, lead)

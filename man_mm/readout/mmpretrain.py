@@ -34,6 +34,8 @@ class ClassifierTask(HostTask):
         """See `Task.scores`: `gt_label` of the data samples, or `gt_score` where a batch augmentation set it."""
         if 'gt_score' in self.targets[0]:
             return torch.stack([sample.gt_score for sample in self.targets])
+        if 'gt_label' not in self.targets[0]:  # one of several tasks has it
+            raise self._no_classes()
         num_classes = self.host.head.num_classes
         if _has_one_label_an_image(self.targets):
             return F.one_hot(_labels(self.targets), num_classes).float()
@@ -41,7 +43,8 @@ class ClassifierTask(HostTask):
 
     def labels(self) -> Tensor:
         """See `Task.labels`."""
-        if 'gt_score' not in self.targets[0] and _has_one_label_an_image(self.targets):
+        sample = self.targets[0]
+        if 'gt_score' not in sample and 'gt_label' in sample and _has_one_label_an_image(self.targets):
             return _labels(self.targets)
         scores = self.scores()
         if not bool((scores.amax(1) == scores.sum(1)).all()):
