@@ -62,6 +62,7 @@ class AugLocal(ClassifierAuxiliary):
         self.tail = copy_layers(site.net, site.unrolled.tail)
         self.finish = None if len(shape) == 3 else site.unrolled.finish
         self.norm = nn.BatchNorm1d(self.num_features) if own_depth <= 1 else nn.Identity()
+        self.least_images = 2 if own_depth <= 1 else 1
 
     def forward(self, x: Activation, taps: Mapping[str, Tensor]) -> Tensor:
         """See `ClassifierAuxiliary.forward`."""

@@ -29,6 +29,8 @@ class DGL(ClassifierAuxiliary):
         kwargs: See `ClassifierAuxiliary`.
     """
 
+    least_images = 2
+
     def __init__(self, site: Site, num_hidden: int = 2, hidden_bias: bool = False, **kwargs: Any) -> None:
         super().__init__(site, **kwargs)
         count('auxiliary.num_hidden', num_hidden, least=0)

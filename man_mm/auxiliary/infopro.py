@@ -57,6 +57,7 @@ class InfoPro(ClassifierAuxiliary):
         self.lambda1 = _interpolate('lambda1', lambda1, site.module, last)
         self.lambda2 = _interpolate('lambda2', lambda2, site.module, last)
         self.estimator = estimator
+        self.least_images = 2 if estimator == 'contrast' else 1
         self.temperature = temperature
         if estimator == 'contrast':
             if self.head != 'private':

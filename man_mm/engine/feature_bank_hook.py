@@ -16,6 +16,7 @@ from ..local import LocalBackbone, LocalStep, find_local_backbone
 from ..local.names import BACKBONES
 from ..readout import Readout, build_readout, refuse_unserved
 from ..registry import HOOKS
+from .last_batch import check_last_batch
 from .optim_wrapper import LocalOptimWrapper
 from .setup_record import check_fit, check_resume, describe, refuse_different_ranks, structure
 
@@ -62,6 +63,9 @@ class FeatureBankHook(Hook):
                 'tools/analysis_tools/plan.py CONFIG --out PLAIN_CONFIG.py writes a config with the plan in it.'
             )
         self.bind(runner.model, runner.optim_wrapper)
+        if self._backbone is not None and runner.train_dataloader is not None:
+            batches = (runner.cfg.get('train_dataloader') or {}).get('num_batch_per_epoch')
+            check_last_batch(runner.train_dataloader, self._backbone, runner.max_iters, batches)
 
     def bind(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
         """What `before_train` does, for a training loop of one's own."""

@@ -137,6 +137,8 @@ class Auxiliary(BaseModule):
     """Whether it reads the backbone's outputs of earlier modules from the feature bank."""
     reads_pooled = False
     """Whether it reads the pooled taps of earlier modules from the feature bank."""
+    least_images = 1
+    """The smallest batch that it trains on: 2 where vectors are normalised or compared over the batch."""
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class Trainer:
         self.optimizer = optimizer(trained, lr=lr, **options_of)
         self.optim_wrapper = wrapper(optimizer=self.optimizer, **options)
         self.cfg = Config()
+        self.train_dataloader = None
         self.message_hub = MessageHub.get_instance(f'trainer-{id(self)}')
         self.hook = FeatureBankHook()
         self.gradients = {}

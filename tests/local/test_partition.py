@@ -116,7 +116,7 @@ def test_a_cut_among_frozen_units_is_refused():
 def test_frozen_units_play_no_part_in_back_propagation():
     assert partition(RESNET32, 1, frozen=FROZEN).notes == ()
     assert partition(RESNET32, 1, frozen=[True] * 16).num_modules == 1
-    with pytest.raises(ValueError, match='every unit is frozen .*num_modules=1 trains the rest'):
+    with pytest.raises(ValueError, match=r'every unit is frozen .*num_modules=1 trains the rest'):
         partition(RESNET32, 2, frozen=[True] * 16)
 
 
