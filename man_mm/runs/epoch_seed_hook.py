@@ -21,6 +21,8 @@ class EpochSeedHook(Hook):
     """Seeds every epoch from the run's seed and the epoch's number, so that a resumed run repeats an unbroken one.
 
     In an `IterBasedTrainLoop`, which has one epoch, it seeds every iteration instead, before its batch is read.
+    Transforms that keep images to mix in (`CachedMosaic`, `CachedMixUp`) start every epoch with none, as they do in
+    workers that start anew.
 
     MMEngine keeps no random state in checkpoints. Data workers start anew every epoch only with
     `persistent_workers=False`; with persistent ones, a resumed run draws other augmentations. The order of the data
@@ -42,10 +44,24 @@ class EpochSeedHook(Hook):
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Seed Python, numpy and torch."""
+        """Seed Python, numpy and torch; empty what transforms have kept."""
         _seed(runner, runner.epoch)
+        _empty_caches(runner.train_dataloader.dataset)
         if isinstance(runner.train_loop, IterBasedTrainLoop):
             runner.train_loop.dataloader_iterator = _seeded(runner, runner.train_loop.dataloader_iterator)
+
+
+def _empty_caches(part: Any) -> None:
+    """A data set, one inside, its pipeline, or one of its transforms, which may hold others."""
+    if isinstance(part, (list, tuple)):
+        for inner in part:
+            _empty_caches(inner)
+        return
+    cache = getattr(part, 'results_cache', None)
+    if isinstance(cache, list):
+        cache.clear()
+    for name in ('dataset', 'datasets', 'pipeline', 'transforms'):
+        _empty_caches(getattr(part, name, ()))
 
 
 def _seed(runner: Runner, number: int) -> None:
