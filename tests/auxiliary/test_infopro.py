@@ -68,6 +68,8 @@ def test_kernels_start_he_normal_and_linear_layers_as_torch_draws_them():
     for conv, fan_out in ((auxiliary.conv[0], 9 * 64), (auxiliary.decoder[0], 9 * 12)):
         assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
     assert auxiliary.fc.weight.abs().max() <= 64**-0.5  # uniform
+    for conv in (auxiliary.decoder[0], auxiliary.decoder[3]):  # biases as torch draws them, too
+        assert conv.bias.abs().min() > 0 and conv.bias.abs().max() <= (9 * conv.in_channels) ** -0.5
     assert auxiliary.fc.weight.std().item() == pytest.approx((64 * 3) ** -0.5, rel=0.05)
 
 
