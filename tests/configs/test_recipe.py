@@ -84,3 +84,15 @@ def test_the_learning_rate_follows_the_published_curve(name):
         wrapper.optimizer.step()
         for scheduler in schedulers:
             scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ('name', 'lambda1', 'lambda2'),
+    [
+        ('resnet32_infopro_k16_cifar10', (5.0, 0.2), (0.05, 0.5)),
+        ('resnet110_infopro_k55_cifar10', (5.0, 0.5), (0.0, 1.0)),
+    ],
+)
+def test_infopros_weights_are_those_that_its_authors_run(name, lambda1, lambda2):
+    auxiliary = Config.fromfile(ROOT / f'configs/infopro/{name}.py').model.backbone.auxiliary
+    assert (auxiliary.lambda1, auxiliary.lambda2) == (lambda1, lambda2)
