@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
-from mmengine.registry import PARAM_SCHEDULERS, TRANSFORMS, DefaultScope
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS, DefaultScope
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {
@@ -96,3 +96,12 @@ def test_the_learning_rate_follows_the_published_curve(name):
 def test_infopros_weights_are_those_that_its_authors_run(name, lambda1, lambda2):
     auxiliary = Config.fromfile(ROOT / f'configs/infopro/{name}.py').model.backbone.auxiliary
     assert (auxiliary.lambda1, auxiliary.lambda2) == (lambda1, lambda2)
+
+
+def test_auglocal_as_published_has_13_modules_of_the_authors_units_and_depths():
+    cfg = Config.fromfile(ROOT / 'configs/auglocal/resnet32_auglocal_k13_cifar10.py')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        backbone = MODELS.build(cfg.model.backbone)
+    assert [len(module.units) for module in backbone.local_modules] == [1] * 12 + [4]
+    assert [len(auxiliary.units) for auxiliary in backbone.auxiliaries] == [3] * 6 + [2] * 6
+    assert backbone.local_modules[11].units[0].name == 'layer3.0'
