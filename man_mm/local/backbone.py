@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..keys import count, strict_keys, switch
 from ..registry import MODELS
 from .bank import FeatureBank
+from .bfloat16 import warn_of_bfloat16
 from .dry_run import activation_bytes, unit_shapes
 from .heads import on_sibling
 from .module import LocalModule, build_modules
@@ -135,7 +136,10 @@ class LocalBackbone(TransparentWrapper):
         In a training step, every module but the last one has then been back-propagated, and the result carries the
         graph of the last module only.
         """
-        if self.num_modules == 1 or not (self.training and torch.is_grad_enabled()):
+        if not (self.training and torch.is_grad_enabled()):
+            return self.backbone(x)
+        warn_of_bfloat16(x)
+        if self.num_modules == 1:
             return self.backbone(x)
         if self.step is None:
             _refuse_plain_training()
