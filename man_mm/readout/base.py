@@ -137,6 +137,8 @@ class Readout:
     task_type: ClassVar[type[HostTask]] = HostTask
     scope: ClassVar[str]
     """The host library's `default_scope`."""
+    collate: ClassVar[str] = 'pseudo_collate'
+    """What its command lines collate a batch by, where a config says nothing."""
 
     def __init__(self, host: nn.Module, num_modules: int) -> None:
         self.host: Any = host
