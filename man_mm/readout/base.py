@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 import torch
 from mmengine.config import Config
@@ -90,6 +91,9 @@ class HostTask(Task):
         preprocessor, images = self.host.data_preprocessor, self.inputs
         if getattr(preprocessor, '_enable_normalize', False):
             images = images * preprocessor.std + preprocessor.mean
+        if self.host not in _SEEN:
+            _refuse_other_ranges(images)
+            _SEEN.add(self.host)
         return (images / 255).clamp(0, 1).flatten(0, -4)
 
     @contextmanager
@@ -124,6 +128,20 @@ class HostTask(Task):
                 f'model.type={type(self.host).__name__} calls {self.extract} {len(calls)} times in its loss; local '
                 'learning stands in for exactly one call. Such a model needs a readout of its own.'
             )
+
+
+_SEEN: 'WeakSet[nn.Module]' = WeakSet()
+"""Models of whose pixels the range is known; to ask makes a device wait."""
+
+
+def _refuse_other_ranges(images: Tensor) -> None:
+    low, high = (value.item() for value in images.detach().float().aminmax())
+    if not -1 < low <= high < 256:  # rounded, where normalised images are turned back
+        raise ValueError(
+            f'images that an auxiliary reconstructs (man_mm.InfoPro) have pixels of 0 to 255, but these lie between '
+            f'{low:.4g} and {high:.4g}, un-normalised by data_preprocessor.mean and .std. Scale them in the pipeline '
+            '(16-bit images: by 1 / 257), and normalise them in the data_preprocessor alone.'
+        )
 
 
 class Readout:

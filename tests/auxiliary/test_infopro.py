@@ -201,3 +201,22 @@ def test_contrast_of_mixed_classes_is_refused():
 def test_values_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(classifier('infopro', **options))
+
+
+def test_images_of_another_range_are_refused_by_who_reconstructs_them():
+    model = dict(data_preprocessor={**PREPROCESSOR, 'mean': [32768.0] * 3, 'std': [16384.0] * 3})
+    run = Trainer(make(classifier('infopro', 2, model=model)))
+    data = batch(4)
+    data['inputs'] = [image.float() * 257 for image in data['inputs']]  # 16 bits
+    with pytest.raises(
+        ValueError, match=r'pixels of 0 to 255, but these lie between 0 and 6.*16-bit images: by 1 / 257'
+    ):
+        run.step(data)
+
+
+def test_images_that_the_pipeline_has_normalised_are_refused_by_who_reconstructs_them():
+    run = Trainer(make(classifier('infopro', 2, model=dict(data_preprocessor=dict(num_classes=10)))))
+    data = batch(4)
+    data['inputs'] = [(image.float() - 120) / 60 for image in data['inputs']]
+    with pytest.raises(ValueError, match=r'pixels of 0 to 255, but these lie between -2 and 2\.25'):
+        run.step(data)
