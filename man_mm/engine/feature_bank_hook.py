@@ -18,6 +18,7 @@ from ..readout import Readout, build_readout, refuse_unserved
 from ..registry import HOOKS
 from .optim_wrapper import LocalOptimWrapper
 from .setup_record import check_fit, check_resume, describe, refuse_different_ranks, structure
+from .upstream_keys import refuse_upstream_keys
 
 __all__ = ['FeatureBankHook']
 
@@ -62,6 +63,8 @@ class FeatureBankHook(Hook):
                 'tools/analysis_tools/plan.py CONFIG --out PLAIN_CONFIG.py writes a config with the plan in it.'
             )
         self.bind(runner.model, runner.optim_wrapper)
+        if self._backbone is not None and self._readout is not None:
+            refuse_upstream_keys(runner.cfg, self._readout.host, self._backbone)
 
     def bind(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
         """What `before_train` does, for a training loop of one's own."""
@@ -101,6 +104,8 @@ class FeatureBankHook(Hook):
         if call.get('mode') == 'loss':
             assert self._backbone is not None and self._readout is not None and self._optim_wrapper is not None
             inputs, targets = call['inputs'], call.get('data_samples')
+            if host.training and torch.is_grad_enabled():
+                self._optim_wrapper.refuse_unfinished()
             self._readout.check_batch(inputs, targets)
             backward, bank = self._optim_wrapper.local_backward, self._backbone.new_bank()
             self._readout.open_batch(targets)
@@ -118,11 +123,14 @@ class FeatureBankHook(Hook):
         step = self._drop()
         if step is None:
             return
+        assert self._backbone is not None
         self.bank_bytes = step.bank.peak_bytes
         if step.num_runs == 0 and host.training and torch.is_grad_enabled():
             raise ValueError(
                 f'model.type={type(host).__name__} makes its loss without a run of its backbone in training mode with '
-                'gradients, so nothing trains the modules.'
+                f'gradients, so none of the {len(self._backbone.local_modules) - 1} local losses was made and nothing '
+                "trains the modules. Something has replaced, traced or cached the backbone's forward, or the model "
+                'does not call it.'
             )
 
     def after_train_iter(
