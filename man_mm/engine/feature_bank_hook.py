@@ -14,7 +14,7 @@ from torch import nn
 from ..keys import strict_keys
 from ..local import LocalBackbone, LocalStep, find_local_backbone
 from ..local.names import BACKBONES
-from ..readout import Readout, build_readout, refuse_unserved
+from ..readout import FollowedHeads, Readout, build_readout, refuse_unserved
 from ..registry import HOOKS
 from .optim_wrapper import LocalOptimWrapper
 from .setup_record import check_fit, check_resume, describe, refuse_different_ranks, structure
@@ -47,6 +47,7 @@ class FeatureBankHook(Hook):
         self._backbone: LocalBackbone | None = None
         self._optim_wrapper: LocalOptimWrapper | None = None
         self._readout: Readout | None = None
+        self._heads: FollowedHeads | None = None
         self.bank_bytes = 0
         """The most that the bank of the last step held."""
 
@@ -90,6 +91,7 @@ class FeatureBankHook(Hook):
         if before is not None:  # left by a run that did not end, or by a second hook of this kind
             before.detach()
         readout.attach(backbone.auxiliaries[0], self._open, self._close)
+        self._heads = FollowedHeads(host, backbone.auxiliaries)
         optim_wrapper.bind(host)
         _LISTENING[backbone], self._readout = ref(readout), readout
         self._backbone, self._optim_wrapper = backbone, optim_wrapper
@@ -108,6 +110,8 @@ class FeatureBankHook(Hook):
                 self._optim_wrapper.refuse_unfinished()
             self._readout.check_batch(inputs, targets)
             backward, bank = self._optim_wrapper.local_backward, self._backbone.new_bank()
+            assert self._heads is not None
+            self._heads.follow()
             self._readout.open_batch(targets)
             targets = self._readout.task_type.own_targets(targets)  # the main loss may change them before it extracts
             self._backbone.step = LocalStep(inputs, targets, backward, self._readout, bank)
@@ -117,6 +121,8 @@ class FeatureBankHook(Hook):
         assert self._backbone is not None and self._readout is not None
         self._readout.close_batch()
         step, self._backbone.step = self._backbone.step, None
+        if step is not None and self._heads is not None:
+            self._heads.note()
         return step
 
     def _close(self, host: nn.Module, *_: Any) -> None:
@@ -171,7 +177,7 @@ class FeatureBankHook(Hook):
         if self._backbone is not None and self._readout is not None and self._listens():
             self._readout.detach()
             _LISTENING.pop(self._backbone, None)
-        self._backbone = self._optim_wrapper = self._readout = None
+        self._backbone = self._optim_wrapper = self._readout = self._heads = None
 
 
 def _check_wrapper(model: nn.Module) -> None:
