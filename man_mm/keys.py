@@ -12,7 +12,8 @@ Cls = TypeVar('Cls', bound=type)
 def strict_keys(cls: Cls) -> Cls:
     """Class decorator: an unknown config key raises ValueError, which names the key, its value and the legal keys.
 
-    Arguments in the class attribute `given_keys` come from the package and are no keys of a config.
+    Arguments in the class attribute `given_keys` come from the package and are no keys of a config; the class attribute
+    `key_hint` is the end of the message.
     """
     legal = legal_keys(cls)
     given = set(getattr(cls, 'given_keys', ()))
@@ -22,7 +23,10 @@ def strict_keys(cls: Cls) -> Cls:
     def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
         unknown = {key: value for key, value in kwargs.items() if key not in legal}
         if unknown and type(self) is cls:
-            raise ValueError(f'man_mm.{cls.__name__} has no key {unknown}. Its keys: {sorted(legal - given)}.')
+            hint = getattr(cls, 'key_hint', '')
+            raise ValueError(
+                f'man_mm.{cls.__name__} has no key {unknown}. Its keys: {sorted(legal - given)}.{hint and " " + hint}'
+            )
         init(self, *args, **kwargs)
 
     cls.__init__ = checked_init  # type: ignore[misc]

@@ -8,7 +8,9 @@ data_preprocessor = dict(
     to_rgb=False,  # the files hold RGB
 )
 train_pipeline = [
-    dict(type='RandomCrop', crop_size=32, padding=4, padding_mode='reflect'),
+    # reflected: with `padding`, mmpretrain's RandomCrop does not look at its padding_mode
+    dict(type='RandomCrop', crop_size=40, pad_if_needed=True, padding_mode='reflect'),
+    dict(type='RandomCrop', crop_size=32),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),
 ]

@@ -7,7 +7,8 @@ train_dataloader = dict(
         check_md5=False,
         indices=10000,
         pipeline=[
-            dict(type='RandomCrop', crop_size=32, padding=4, padding_mode='reflect'),
+            dict(type='RandomCrop', crop_size=40, pad_if_needed=True, padding_mode='reflect'),
+            dict(type='RandomCrop', crop_size=32),
             dict(type='RandomFlip', prob=0.5, direction='horizontal'),
             dict(type='Resize', scale=16, interpolation='area'),
             dict(type='PackInputs'),

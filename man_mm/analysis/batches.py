@@ -1,6 +1,7 @@
 """Batches to measure on: the first one of a config's data, or one of any number and size without data."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..readout import readout_of
 from ..runs.missing_data import missing_data
 
-__all__ = ['first_batch', 'synthetic_batch']
+__all__ = ['collate', 'first_batch', 'synthetic_batch']
 
 
 def first_batch(cfg: Config) -> tuple[Any, int]:
@@ -32,8 +33,7 @@ def first_batch(cfg: Config) -> tuple[Any, int]:
         raise ValueError(
             f'train_dataloader.batch_size={loader.batch_size}, but the data set has {len(dataset)} images.'
         )
-    collate = FUNCTIONS.get(loader.get('collate_fn', dict(type='pseudo_collate'))['type'])
-    batch = collate([dataset[i] for i in range(loader.batch_size)])
+    batch = collate(cfg, loader, [dataset[i] for i in range(loader.batch_size)])
     return batch, math.ceil(len(dataset) / loader.batch_size)
 
 
@@ -52,7 +52,16 @@ def synthetic_batch(cfg: Config, num: int, size: tuple[int, int]) -> dict[str, A
     target = readout_of(cfg).synthetic_target
     generator = torch.Generator().manual_seed(0)
     images = [_noise(size, generator) for _ in range(num)]
-    return dict(inputs=images, data_samples=[target(cfg, i, size, generator) for i in range(num)])
+    targets = [target(cfg, i, size, generator) for i in range(num)]
+    pairs = zip(images, targets, strict=True)
+    samples = [dict(inputs=image, data_samples=sample) for image, sample in pairs]
+    return collate(cfg, cfg.get('train_dataloader') or {}, samples)
+
+
+def collate(cfg: Config, loader: Mapping[str, Any], samples: Sequence[Any]) -> Any:
+    """A batch of `samples` as a loader hands it out that a config describes: a classifier's images as one tensor."""
+    default = dict(type=readout_of(cfg).collate)
+    return FUNCTIONS.get((loader.get('collate_fn') or default)['type'])(samples)
 
 
 def _noise(size: tuple[int, int], generator: torch.Generator) -> Tensor:

@@ -13,6 +13,9 @@ from ..local import LocalBackbone
 
 __all__ = ['TrainStep', 'build_model']
 
+MOST_SKIPPED = 40
+"""Steps in which a loss scaler, which halves its scale, comes from 2**16 to below any that could fit."""
+
 
 def build_model(cfg: Config) -> Any:
     """Build the model of a whole config as a runner does: `data_preprocessor` may stand beside `model`."""
@@ -68,9 +71,25 @@ class TrainStep:
         return self.optim_wrapper._accumulative_counts
 
     def warm_up(self, batch: Any) -> None:
-        """Let the optimizer make its state."""
-        for _ in range(self.period):
-            self(batch)
+        """Let the optimizer make its state; a loss scaler skips steps until its scale fits.
+
+        Raises:
+            ValueError: If it never steps.
+        """
+        stepped: list[bool] = []
+        handle = self.optimizer.register_step_post_hook(lambda *_: stepped.append(True))
+        try:
+            for _ in range(MOST_SKIPPED):
+                for _ in range(self.period):
+                    self(batch)
+                if stepped:
+                    return
+        finally:
+            handle.remove()
+        raise ValueError(
+            f'optim_wrapper.loss_scale: the scaler has skipped {MOST_SKIPPED} steps in a row, so there is no optimizer '
+            'state to measure: gradients are not finite at any scale.'
+        )
 
     def __call__(self, batch: Any) -> None:
         """Train on `batch`, as a data loader collates it."""

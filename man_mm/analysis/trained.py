@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, FUNCTIONS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import load_checkpoint
 
 from ..runs.missing_data import missing_data
+from .batches import collate
 from .step import build_model
 
 __all__ = ['UNTRAINED', 'evaluation_batches', 'load_trained']
@@ -62,9 +63,8 @@ def evaluation_batches(cfg: Config, num: int, size: int, split: str = 'test') ->
     if split == 'train':
         _innermost(described).pipeline = _innermost(cfg.test_dataloader.dataset).pipeline
     dataset = DATASETS.build(described)
-    collate = FUNCTIONS.get(cfg[key].get('collate_fn', dict(type='pseudo_collate'))['type'])
     for start in range(0, min(num, len(dataset)) - size + 1, size):
-        yield collate([dataset[i] for i in range(start, start + size)])
+        yield collate(cfg, cfg[key], [dataset[i] for i in range(start, start + size)])
 
 
 def _innermost(dataset: Any) -> Any:

@@ -18,8 +18,9 @@ def conv_norm_relu(in_channels: int, out_channels: int, kernel: int, stride: int
 
 
 def reset_weights(layers: nn.Module) -> None:
-    """Draw fresh weights: He-normal kernels (fan-out), norms 1 and 0, everything else by torch's default."""
+    """Draw fresh weights: He-normal kernels (fan-out), norms 1 and 0, all else, biases too, by torch's default."""
     draw_afresh(layers)
-    kernels = dict(type='Kaiming', layer=['Conv1d', 'Conv2d'])
-    norms = dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm', 'LayerNorm'])
-    initialize(layers, [kernels, norms])
+    for layer in layers.modules():
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+            nn.init.kaiming_normal_(layer.weight, mode='fan_out', nonlinearity='relu')
+    initialize(layers, dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm', 'LayerNorm']))

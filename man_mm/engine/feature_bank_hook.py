@@ -14,11 +14,12 @@ from torch import nn
 from ..keys import strict_keys
 from ..local import LocalBackbone, LocalStep, find_local_backbone
 from ..local.names import BACKBONES
-from ..readout import Readout, build_readout, refuse_unserved
+from ..readout import FollowedHeads, Readout, build_readout, refuse_unserved
 from ..registry import HOOKS
 from .last_batch import check_last_batch
 from .optim_wrapper import LocalOptimWrapper
 from .setup_record import check_fit, check_resume, describe, refuse_different_ranks, structure
+from .upstream_keys import refuse_upstream_keys
 
 __all__ = ['FeatureBankHook']
 
@@ -47,6 +48,7 @@ class FeatureBankHook(Hook):
         self._backbone: LocalBackbone | None = None
         self._optim_wrapper: LocalOptimWrapper | None = None
         self._readout: Readout | None = None
+        self._heads: FollowedHeads | None = None
         self.bank_bytes = 0
         """The most that the bank of the last step held."""
 
@@ -63,6 +65,8 @@ class FeatureBankHook(Hook):
                 'tools/analysis_tools/plan.py CONFIG --out PLAIN_CONFIG.py writes a config with the plan in it.'
             )
         self.bind(runner.model, runner.optim_wrapper)
+        if self._backbone is not None and self._readout is not None:
+            refuse_upstream_keys(runner.cfg, self._readout.host, self._backbone)
         if self._backbone is not None and runner.train_dataloader is not None:
             batches = (runner.cfg.get('train_dataloader') or {}).get('num_batch_per_epoch')
             check_last_batch(runner.train_dataloader, self._backbone, runner.max_iters, batches)
@@ -91,6 +95,7 @@ class FeatureBankHook(Hook):
         if before is not None:  # left by a run that did not end, or by a second hook of this kind
             before.detach()
         readout.attach(backbone.auxiliaries[0], self._open, self._close)
+        self._heads = FollowedHeads(host, backbone.auxiliaries)
         optim_wrapper.bind(host)
         _LISTENING[backbone], self._readout = ref(readout), readout
         self._backbone, self._optim_wrapper = backbone, optim_wrapper
@@ -105,8 +110,12 @@ class FeatureBankHook(Hook):
         if call.get('mode') == 'loss':
             assert self._backbone is not None and self._readout is not None and self._optim_wrapper is not None
             inputs, targets = call['inputs'], call.get('data_samples')
+            if host.training and torch.is_grad_enabled():
+                self._optim_wrapper.refuse_unfinished()
             self._readout.check_batch(inputs, targets)
             backward, bank = self._optim_wrapper.local_backward, self._backbone.new_bank()
+            assert self._heads is not None
+            self._heads.follow()
             self._readout.open_batch(targets)
             targets = self._readout.task_type.own_targets(targets)  # the main loss may change them before it extracts
             self._backbone.step = LocalStep(inputs, targets, backward, self._readout, bank)
@@ -116,17 +125,22 @@ class FeatureBankHook(Hook):
         assert self._backbone is not None and self._readout is not None
         self._readout.close_batch()
         step, self._backbone.step = self._backbone.step, None
+        if step is not None and self._heads is not None:
+            self._heads.note()
         return step
 
     def _close(self, host: nn.Module, *_: Any) -> None:
         step = self._drop()
         if step is None:
             return
+        assert self._backbone is not None
         self.bank_bytes = step.bank.peak_bytes
         if step.num_runs == 0 and host.training and torch.is_grad_enabled():
             raise ValueError(
                 f'model.type={type(host).__name__} makes its loss without a run of its backbone in training mode with '
-                'gradients, so nothing trains the modules.'
+                f'gradients, so none of the {len(self._backbone.local_modules) - 1} local losses was made and nothing '
+                "trains the modules. Something has replaced, traced or cached the backbone's forward, or the model "
+                'does not call it.'
             )
 
     def after_train_iter(
@@ -167,7 +181,7 @@ class FeatureBankHook(Hook):
         if self._backbone is not None and self._readout is not None and self._listens():
             self._readout.detach()
             _LISTENING.pop(self._backbone, None)
-        self._backbone = self._optim_wrapper = self._readout = None
+        self._backbone = self._optim_wrapper = self._readout = self._heads = None
 
 
 def _check_wrapper(model: nn.Module) -> None:

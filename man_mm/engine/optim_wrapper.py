@@ -75,6 +75,9 @@ class LocalOptimWrapper(OptimWrapper):
         self._backbone: LocalBackbone | None = None
         self._host: Any = None
         self._reducer: LocalDistributedDataParallel | None = None
+        self._idle: set[int] = set()
+        self._unfinished = False
+        """Whether local losses have been back-propagated that no step has followed."""
         self._waiting: LocalModule | None = None
         """Module whose eager step waits for its gradients."""
 
@@ -123,6 +126,7 @@ class LocalOptimWrapper(OptimWrapper):
         host = cast(nn.Module, model.module) if wrapped else model
         if host is not self._host:
             self._bind_back_propagation(host)
+        self.refuse_unfinished()
         self._forget_losses()
         with super().optim_context(model), phase('main loss', 'neck and head (forward)', HELP['main loss']):
             try:
@@ -139,6 +143,25 @@ class LocalOptimWrapper(OptimWrapper):
             )
         self.bind(host)
 
+    def refuse_unfinished(self) -> None:
+        """Called before local losses are made.
+
+        Raises:
+            ValueError: If those of the loss before were followed by no step.
+        """
+        if self._unfinished:
+            eager = 'and modules have been stepped by it (eager_step)' if self.eager_step else 'and no weight has moved'
+            raise ValueError(
+                'a loss was asked for in training mode with gradients, and no optim_wrapper.update_params followed: '
+                f'the gradients of its local losses are still there, {eager}. Ask for losses that nobody steps by '
+                'under torch.no_grad() or in evaluation mode; or call optim_wrapper.zero_grad() after them.'
+            )
+
+    def zero_grad(self, **kwargs: Any) -> None:
+        """As upstream's; what a loss left that no step followed is forgotten, too."""
+        super().zero_grad(**kwargs)
+        self._unfinished = False
+
     def _forget_losses(self) -> None:
         self.local_losses.clear()
         self._norms.clear()
@@ -146,6 +169,7 @@ class LocalOptimWrapper(OptimWrapper):
 
     def _forget_failed_step(self) -> None:
         self._forget_losses()
+        self._unfinished = False
         self._waiting = None
         if self._reducer is not None:
             self._reducer.forget_modules()
@@ -168,7 +192,10 @@ class LocalOptimWrapper(OptimWrapper):
             torch.autocast(loss.device.type, enabled=False),  # backward runs in the types of the forward
             phase('backward', module, HELP['backward']),
         ):
-            self._amplify(self.scale_loss(loss)).backward()
+            if loss.requires_grad:
+                self._amplify(self.scale_loss(loss)).backward()
+            else:
+                self._tell_idle(module)
         torch.clear_autocast_cache()  # it would keep copies of all weights until the last module has run
         if self._reducer is not None:
             self._reducer.reduce_module(module.index)
@@ -176,6 +203,18 @@ class LocalOptimWrapper(OptimWrapper):
             self._waiting = module
             if self._reducer is None:
                 self._step_waiting()
+        self._unfinished = True
+
+    def _tell_idle(self, module: LocalModule) -> None:
+        """Say, once for a module, that nothing of what its local loss reaches is trained."""
+        if module.index not in self._idle:
+            self._idle.add(module.index)
+            print_log(
+                f'{module} trains nothing: none of its parameters and of its auxiliary requires a gradient. A hook '
+                'that freezes model.backbone.parameters() freezes the auxiliaries below it, too.',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def _amplify(self, loss: Tensor) -> Tensor:
         return loss
@@ -210,6 +249,7 @@ class LocalOptimWrapper(OptimWrapper):
             FloatingPointError: If a local loss of this iteration is not finite; no parameter has been stepped by it.
         """
         self._step_waiting()
+        self._unfinished = False
         self._check_finite()
         with phase('main loss', 'the last module, neck and head (backward)', HELP['main loss']):
             super().update_params(loss, *args, **kwargs)

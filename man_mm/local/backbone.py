@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..keys import count, strict_keys, switch
 from ..registry import MODELS
 from .bank import FeatureBank
+from .bfloat16 import warn_of_bfloat16
 from .dry_run import activation_bytes, unit_shapes
 from .heads import on_sibling
 from .module import LocalModule, build_modules
@@ -23,6 +24,7 @@ from .unroll import unroll
 __all__ = ['LocalBackbone', 'find_local_backbone']
 
 DEFAULT_SIZE = 256, 256
+OWN = 'own'
 
 Probed = TypeVar('Probed')
 
@@ -33,7 +35,7 @@ class LocalBackbone(TransparentWrapper):
     """Wraps a backbone; in training, cuts it into K gradient-isolated modules, each with an auxiliary network.
 
     Outside of training with a local optim wrapper its forward is the wrapped backbone's. Its state dict has the wrapped
-    backbone's keys, and `auxiliaries.*`; its attributes fall through to the wrapped backbone.
+    backbone's keys, and `auxiliaries.*`; attributes of the wrapped backbone are read and written through it.
 
     Args:
         backbone: Config of the backbone to wrap.
@@ -50,6 +52,8 @@ class LocalBackbone(TransparentWrapper):
         tail_chunks: Run the backbone's own layers after the last unit, e.g. EDSR's upsampler, on that many parts of
             the batch, one after the other, and recompute them in backward: only one part's activations are ever alive.
             For layers that look at one image at a time.
+        init_cfg: Laid over the wrapped backbone's own, as an override of the plain config would be: keys replace its
+            keys, None drops it. `own` leaves it as it is.
 
     Attributes:
         local_modules (tuple[LocalModule, ...]): The K modules in order.
@@ -59,6 +63,8 @@ class LocalBackbone(TransparentWrapper):
     Raises:
         ValueError: If the backbone cannot be unrolled, or an argument is out of range.
     """
+
+    key_hint = 'Those of the wrapped backbone stand one level lower: model.backbone.backbone.KEY.'
 
     def __init__(
         self,
@@ -70,9 +76,9 @@ class LocalBackbone(TransparentWrapper):
         probe_size: tuple[int, int] | None = None,
         share: str = 'none',
         tail_chunks: int = 1,
-        init_cfg: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | list[Any] | str | None = OWN,
     ) -> None:
-        super().__init__(MODELS.build(backbone), init_cfg)
+        super().__init__(MODELS.build(_started_by(backbone, init_cfg)))
         self.unrolled: Unrolled = unroll(self.backbone)
         probe_size = probe_size or _size_of(backbone.get('img_size', getattr(self.backbone, 'img_size', None)))
         self.partition = self._cut(num_modules, partition, probe_size)
@@ -91,6 +97,7 @@ class LocalBackbone(TransparentWrapper):
         self.step: LocalStep | None = None
         if any(auxiliary.head != 'shared' for auxiliary in self.auxiliaries):
             on_sibling(self, LocalBackbone._adopt_head)
+        self.complete = True
 
     def _cut(self, num_modules: int, policy: str | Sequence[str], probe_size: tuple[int, int]) -> Partition:
         units = self.unrolled.units
@@ -135,7 +142,10 @@ class LocalBackbone(TransparentWrapper):
         In a training step, every module but the last one has then been back-propagated, and the result carries the
         graph of the last module only.
         """
-        if self.num_modules == 1 or not (self.training and torch.is_grad_enabled()):
+        if not (self.training and torch.is_grad_enabled()):
+            return self.backbone(x)
+        warn_of_bfloat16(x)
+        if self.num_modules == 1:
             return self.backbone(x)
         if self.step is None:
             _refuse_plain_training()
@@ -178,6 +188,17 @@ class LocalBackbone(TransparentWrapper):
         for auxiliary in self.auxiliaries:
             auxiliary.follow_mode(self.backbone)
         return self
+
+
+def _started_by(backbone: dict[str, Any], init_cfg: Any) -> dict[str, Any]:
+    """The config of a backbone with `init_cfg` laid over its own."""
+    if init_cfg == OWN:
+        return backbone
+    before = backbone.get('init_cfg')
+    return {
+        **backbone,
+        'init_cfg': {**before, **init_cfg} if isinstance(before, dict) and isinstance(init_cfg, dict) else init_cfg,
+    }
 
 
 def _size_of(img_size: Any) -> tuple[int, int]:

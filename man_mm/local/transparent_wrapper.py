@@ -1,4 +1,4 @@
-"""A wrapper around a backbone that shows neither in checkpoints nor to who looks for the backbone's attributes."""
+"""A wrapper around a backbone that shows neither in checkpoints nor to who reads or writes its attributes."""
 
 import logging
 from typing import Any
@@ -17,18 +17,22 @@ class TransparentWrapper(BaseModule):
 
     State-dict keys are the backbone's own, and `auxiliaries.*`. A checkpoint without auxiliaries that fit (a plain
     upstream one, or one of another partition) loads too: what auxiliaries mirror then starts from the loaded backbone.
+    Attributes of the backbone are read and, once the wrapper is `complete`, written through it.
 
     Args:
         backbone: The module to wrap.
-        init_cfg: See `BaseModule`.
     """
 
     auxiliaries: ModuleList
+    complete = False
+    """Whether all attributes of the wrapper's own are there."""
 
-    def __init__(self, backbone: nn.Module, init_cfg: dict[str, Any] | None = None) -> None:
-        super().__init__(init_cfg)
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
         self.backbone = backbone
+        self._to_mirror: list[dict[str, str]] = []
         self._register_state_dict_hook(_drop_inner_prefix)
+        self.register_load_state_dict_post_hook(_mirror_loaded)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         stored = {key for key in state_dict if key.startswith(prefix + AUXILIARIES)}
@@ -58,12 +62,19 @@ class TransparentWrapper(BaseModule):
         return stored <= own and modules[0] == modules[1]
 
     def _mirror_missing(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """What auxiliaries mirror and `state_dict` lacks comes from the backbone in it."""
+        """What auxiliaries mirror and `state_dict` lacks is to come from the backbone, when that has loaded its own:
+        upstream resizes some of it on the way. Until then it stays what it is.
+        """
+        self._to_mirror = []
         for index, auxiliary in enumerate(self.auxiliaries):
-            for name, source in auxiliary.mirrored_keys().items():
-                if prefix + INNER + source in state_dict:
-                    key = f'{prefix}{AUXILIARIES}{index}.{name}'
-                    state_dict.setdefault(key, state_dict[prefix + INNER + source])
+            lead, own = f'{prefix}{AUXILIARIES}{index}.', auxiliary.state_dict()
+            missing = {
+                name: source
+                for name, source in auxiliary.mirrored_keys().items()
+                if prefix + INNER + source in state_dict and lead + name not in state_dict
+            }
+            state_dict.update({lead + name: own[name] for name in missing})
+            self._to_mirror.append(missing)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -73,6 +84,24 @@ class TransparentWrapper(BaseModule):
             if inner is None:
                 raise
             return getattr(inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        parts = self.__dict__
+        own = (parts, *(parts.get(kind, ()) for kind in ('_modules', '_parameters', '_buffers')))
+        if self.complete and not hasattr(type(self), name) and not any(name in part for part in own):
+            inner = self.backbone
+            if hasattr(inner, name):
+                setattr(inner, name, value)
+                return
+        super().__setattr__(name, value)
+
+
+def _mirror_loaded(wrapper: TransparentWrapper, _: Any) -> None:
+    """Load-state-dict post-hook: what a checkpoint has not of auxiliaries starts from what the backbone loaded."""
+    sources = wrapper.backbone.state_dict()
+    for auxiliary, missing in zip(wrapper.auxiliaries, wrapper._to_mirror, strict=False):
+        auxiliary.load_state_dict({own: sources[source] for own, source in missing.items()}, strict=False)
+    wrapper._to_mirror = []
 
 
 def _drop_inner_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:

@@ -12,8 +12,10 @@ from .base import (
     register_readout,
     register_unserved,
 )
+from .followed_heads import FollowedHeads
 
 __all__ = [
+    'FollowedHeads',
     'HostTask',
     'Readout',
     'build_readout',

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 import torch
 from mmengine.config import Config
@@ -90,6 +91,9 @@ class HostTask(Task):
         preprocessor, images = self.host.data_preprocessor, self.inputs
         if getattr(preprocessor, '_enable_normalize', False):
             images = images * preprocessor.std + preprocessor.mean
+        if self.host not in _SEEN:
+            _refuse_other_ranges(images)
+            _SEEN.add(self.host)
         return (images / 255).clamp(0, 1).flatten(0, -4)
 
     @contextmanager
@@ -126,6 +130,20 @@ class HostTask(Task):
             )
 
 
+_SEEN: 'WeakSet[nn.Module]' = WeakSet()
+"""Models of whose pixels the range is known; to ask makes a device wait."""
+
+
+def _refuse_other_ranges(images: Tensor) -> None:
+    low, high = (value.item() for value in images.detach().float().aminmax())
+    if not -1 < low <= high < 256:  # rounded, where normalised images are turned back
+        raise ValueError(
+            f'images that an auxiliary reconstructs (man_mm.InfoPro) have pixels of 0 to 255, but these lie between '
+            f'{low:.4g} and {high:.4g}, un-normalised by data_preprocessor.mean and .std. Scale them in the pipeline '
+            '(16-bit images: by 1 / 257), and normalise them in the data_preprocessor alone.'
+        )
+
+
 class Readout:
     """Set-up and checks of a host model whose task trains the modules of its backbone.
 
@@ -137,6 +155,8 @@ class Readout:
     task_type: ClassVar[type[HostTask]] = HostTask
     scope: ClassVar[str]
     """The host library's `default_scope`."""
+    collate: ClassVar[str] = 'pseudo_collate'
+    """What its command lines collate a batch by, where a config says nothing."""
 
     def __init__(self, host: nn.Module, num_modules: int) -> None:
         self.host: Any = host
@@ -229,7 +249,10 @@ class Readout:
         self.handles.clear()
 
     def check(self, auxiliary: Auxiliary) -> None:
-        """Raise ValueError if the host cannot serve what `auxiliary` asks for."""
+        """Raise ValueError if the host cannot serve what `auxiliary` asks for, e.g. since a config that inherits from
+        one of local learning has changed the model's neck, but not its copy in the auxiliary.
+        """
+        self._compare_necks(auxiliary)
         if auxiliary.shared_head_grad != 'sum' and not self.shared_parameters(auxiliary):
             print_log(
                 f'auxiliary.shared_head_grad={auxiliary.shared_head_grad!r} has nothing to act on: neck, heads and '
@@ -247,6 +270,37 @@ class Readout:
                 f'auxiliary.head={auxiliary.head!r} cannot be served: {type(self.host).__name__} has no head '
                 f'{missing or "of its own"} that is complete when it is registered. Its parts: {parts}.'
             )
+
+    def _compare_necks(self, auxiliary: Auxiliary) -> None:
+        """Hold an auxiliary's neck against the model's, where both feed heads of the same kind."""
+        theirs, own = _last(getattr(self.host, 'neck', None)), _last(auxiliary.neck)
+        if theirs is None or own is None or isinstance(auxiliary.head, dict) or type(own) is not type(theirs):
+            return
+        made, read = (getattr(neck, 'out_channels', None) for neck in (own, theirs))
+        if isinstance(made, int) and isinstance(read, int) and made != auxiliary.head_width(read):
+            raise ValueError(
+                f'auxiliary.neck.out_channels={made}, but the heads read {auxiliary.head_width(read)} channels: '
+                f'model.neck.out_channels={read}. A config that changes model.neck after auxiliary.neck was copied '
+                'from it changes auxiliary.neck, too.'
+            )
+        norms = [_norms(neck) for neck in (theirs, own)]
+        if norms[0] != norms[1]:
+            print_log(
+                f'auxiliary.neck has norms {norms[1]}, model.neck {norms[0]}: if a config has changed model.neck after '
+                'auxiliary.neck was copied from it, change auxiliary.neck, too.',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
+def _last(neck: Any) -> Any:
+    """The neck that makes what heads read."""
+    return neck[-1] if isinstance(neck, nn.Sequential) and len(neck) else neck
+
+
+def _norms(neck: nn.Module) -> list[str]:
+    kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+    return sorted({type(layer).__name__ for layer in neck.modules() if isinstance(layer, kinds)})
 
 
 def _trains(module: nn.Module) -> bool:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
 from unittest import mock
+from weakref import WeakKeyDictionary
 
 import torch
 from mmengine.config import Config
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
-from ..local import Auxiliary
+from ..local import Auxiliary, evaluating
 from .base import HostTask, Readout, register_readout, register_unserved
 from .once_a_batch import OnceABatch
 
@@ -44,13 +45,33 @@ class DetectorTask(HostTask):
         """See `Task.loss`.
 
         Raises:
-            ValueError: If the maps are not of the strides that the heads' priors have: a loss would be made all the
-                same, of boxes in other places.
+            ValueError: If the maps are neither of the strides that the heads' priors have nor of the sizes that the
+                model itself makes of these images: a loss would be made all the same, of boxes in other places.
         """
         if isinstance(features, (tuple, list)) and isinstance(self.inputs, Tensor):
+            heights = [level.shape[2] for level in features]
             for name, strides in _strides(self.host, self.auxiliary):
-                _check_strides(name, strides, self.inputs.shape[2], [level.shape[2] for level in features])
+                if not _fit(strides, self.inputs.shape[2], heights):
+                    self._compare(name, strides, heights)
         return super().loss(features)
+
+    def _compare(self, name: str, strides: list[float], heights: list[int]) -> None:
+        """Hold the heights of maps against those of the model's own: some backbones drop a border that others pad."""
+        shape = tuple(self.inputs.shape)
+        known = _OWN_MAPS.setdefault(self.host, {})
+        if shape not in known:
+            with evaluating(self.host):
+                known[shape] = [level.shape[2] for level in self.host.extract_feat(self.inputs)]
+        if heights != known[shape]:
+            raise ValueError(
+                f'{name} has priors of strides {strides} px, and of an image of {shape[2]} px the model makes maps '
+                f'{known[shape]} high, but those of the local loss are {heights} high: neck and head do not fit, e.g. '
+                'by neck.start_level.'
+            )
+
+
+_OWN_MAPS: 'WeakKeyDictionary[nn.Module, dict[tuple[int, ...], list[int]]]' = WeakKeyDictionary()
+"""Heights of the maps that a model makes of a batch of a shape; asked for where strides tell others."""
 
 
 @register_readout('mmdet.models.detectors.base.BaseDetector')
@@ -120,19 +141,15 @@ def _strides(host: Any, auxiliary: Auxiliary) -> Iterator[tuple[str, list[float]
             yield name, [stride[1] if isinstance(stride, (tuple, list)) else stride for stride in strides]
 
 
-def _check_strides(name: str, strides: list[float], height: int, got: list[int]) -> None:
-    """Maps of these heights, of an image of `height` px, have a cell for every stride, or a few more: one that was
-    up-sampled may cover a padded image.
+def _fit(strides: list[float], height: int, got: list[int]) -> bool:
+    """Whether maps of these heights, of an image of `height` px, have a cell for every stride, or a few more: one that
+    was up-sampled may cover a padded image.
     """
     slack = 1e-6  # YOLACT's strides are no whole numbers: 550 px by 550 / 69 px
     least = [math.ceil(height / stride - slack) for stride in strides]
     padded = [math.ceil(height / deep - slack) * deep for deep in (max(stride, DEEPEST) for stride in strides)]
     most = [int(size / stride + slack) for size, stride in zip(padded, strides, strict=True)]
-    if len(got) != len(strides) or not all(a <= b <= c for a, b, c in zip(least, got, most, strict=True)):
-        raise ValueError(
-            f'{name} has priors of strides {strides} px, for which an image of {height} px has maps {least} high, but '
-            f'those of the local loss are {got} high: neck and head do not fit, e.g. by neck.start_level.'
-        )
+    return len(got) == len(strides) and all(a <= b <= c for a, b, c in zip(least, got, most, strict=True))
 
 
 @contextmanager

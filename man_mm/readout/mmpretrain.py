@@ -61,6 +61,7 @@ class ClassifierReadout(Readout):
 
     task_type = ClassifierTask
     scope = 'mmpretrain'
+    collate = 'default_collate'
 
     @staticmethod
     def synthetic_target(cfg: Config, index: int, size: tuple[int, int], generator: torch.Generator) -> Any:

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import os
 import sys
 from datetime import timedelta
 
@@ -48,7 +49,12 @@ def prepare_cpu_processes(cfg: Config) -> None:
     Starts the gloo process group, which the runner then finds running, ends it when the interpreter exits, and tells
     the runner to wrap the model in a DDP that is bound to no device, unless the config names a wrapper of another kind.
     Does nothing where there is a GPU, or no launcher.
+
+    Raises:
+        SystemExit: If there are GPUs, but fewer than processes of this machine: NCCL gives each one of its own.
     """
+    if cfg.launcher == 'pytorch':
+        _refuse_too_few_gpus()
     if cfg.launcher != 'pytorch' or get_device() != 'cpu':
         return
     seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
@@ -65,6 +71,15 @@ def prepare_cpu_processes(cfg: Config) -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     cfg.model_wrapper_cfg = {**wrapper, **own, 'device_ids': None}
+
+
+def _refuse_too_few_gpus() -> None:
+    gpus, processes = torch.cuda.device_count(), int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
+    if 0 < gpus < processes:
+        sys.exit(
+            f'--launcher pytorch: {processes} processes on this machine, which has {gpus} GPU(s), and each needs one '
+            "of its own. Start fewer (--nproc_per_node), or hide the GPUs to train on CPUs: CUDA_VISIBLE_DEVICES=''."
+        )
 
 
 def _end_cpu_processes() -> None:

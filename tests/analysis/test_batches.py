@@ -38,6 +38,14 @@ def test_the_same_noise_on_every_call(scope):
     assert all(image.dtype == torch.uint8 for image in images) and not torch.equal(images[0], images[1])
 
 
+def test_images_of_classifiers_come_as_one_tensor_as_the_command_lines_collate_them():
+    images = {scope: synthetic_batch(cfg, 3, (40, 64))['inputs'] for scope, cfg in CONFIGS.items()}
+    assert images['mmpretrain'].shape == (3, 3, 40, 64)
+    assert isinstance(images['mmdet'], list) and isinstance(images['mmagic'], list)
+    own = Config({**CONFIGS['mmpretrain'], 'train_dataloader': dict(collate_fn=dict(type='pseudo_collate'))})
+    assert isinstance(synthetic_batch(own, 3, (40, 64))['inputs'], list)
+
+
 def test_boxes_lie_in_the_image():
     height, width = 40, 96
     for sample in synthetic_batch(CONFIGS['mmdet'], 4, (height, width))['data_samples']:

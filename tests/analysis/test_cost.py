@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from man_mm.analysis import step as step_module
 from man_mm.analysis.cost import predict_seconds, step_cost, step_seconds
 from man_mm.analysis.memory import KINDS
 from man_mm.analysis.step import TrainStep
@@ -19,7 +20,7 @@ from ..helpers.classification import batch as labelled
 from ..helpers.classification import classifier
 from ..helpers.detection import batch, retinanet
 from ..helpers.steps import step_config
-from ..helpers.training import local_parameters
+from ..helpers.training import local_parameters, poison
 
 FLOAT = 4  # bytes
 PRIVATE = dict(head='private')
@@ -63,6 +64,23 @@ def test_parts_are_what_one_counts_by_hand():
     assert cost.split['weights'] == bytes_of([*step.model.parameters(), *step.model.buffers()]) - auxiliary
     trained = bytes_of(p for p in step.model.parameters() if p.requires_grad)
     assert cost.split['gradients'] == cost.split['optimizer'] == trained
+
+
+def test_steps_that_a_loss_scaler_skips_warm_nothing_up(mixed_precision):
+    step = step_of(4, wrapper=dict(type='man_mm.LocalAmpOptimWrapper', dtype='bfloat16', loss_scale='dynamic'))
+    overflows = [poison(step.model.neck)]
+    step.model.register_forward_hook(lambda *_: overflows.pop().remove() if overflows else None)  # the first step alone
+    cost = step_cost(step, batch())
+    assert step.optim_wrapper.loss_scaler.get_scale() == 2.0**15  # halved once
+    assert cost.split['optimizer'] == bytes_of(p for p in step.model.parameters() if p.requires_grad)
+
+
+def test_a_loss_scaler_that_skips_every_step_is_named(mixed_precision, monkeypatch):
+    monkeypatch.setattr(step_module, 'MOST_SKIPPED', 3)
+    step = step_of(4, wrapper=dict(type='man_mm.LocalAmpOptimWrapper', dtype='bfloat16', loss_scale='dynamic'))
+    poison(step.model.backbone.auxiliaries[0].neck)
+    with pytest.raises(ValueError, match=r'optim_wrapper.loss_scale: the scaler has skipped 3 steps in a row'):
+        step.warm_up(batch())
 
 
 def test_adam_keeps_two_moments_and_a_counter():

@@ -68,6 +68,8 @@ def test_kernels_start_he_normal_and_linear_layers_as_torch_draws_them():
     for conv, fan_out in ((auxiliary.conv[0], 9 * 64), (auxiliary.decoder[0], 9 * 12)):
         assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
     assert auxiliary.fc.weight.abs().max() <= 64**-0.5  # uniform
+    for conv in (auxiliary.decoder[0], auxiliary.decoder[3]):  # biases as torch draws them, too
+        assert conv.bias.abs().min() > 0 and conv.bias.abs().max() <= (9 * conv.in_channels) ** -0.5
     assert auxiliary.fc.weight.std().item() == pytest.approx((64 * 3) ** -0.5, rel=0.05)
 
 
@@ -199,3 +201,22 @@ def test_contrast_of_mixed_classes_is_refused():
 def test_values_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(classifier('infopro', **options))
+
+
+def test_images_of_another_range_are_refused_by_who_reconstructs_them():
+    model = dict(data_preprocessor={**PREPROCESSOR, 'mean': [32768.0] * 3, 'std': [16384.0] * 3})
+    run = Trainer(make(classifier('infopro', 2, model=model)))
+    data = batch(4)
+    data['inputs'] = [image.float() * 257 for image in data['inputs']]  # 16 bits
+    with pytest.raises(
+        ValueError, match=r'pixels of 0 to 255, but these lie between 0 and 6.*16-bit images: by 1 / 257'
+    ):
+        run.step(data)
+
+
+def test_images_that_the_pipeline_has_normalised_are_refused_by_who_reconstructs_them():
+    run = Trainer(make(classifier('infopro', 2, model=dict(data_preprocessor=dict(num_classes=10)))))
+    data = batch(4)
+    data['inputs'] = [(image.float() - 120) / 60 for image in data['inputs']]
+    with pytest.raises(ValueError, match=r'pixels of 0 to 255, but these lie between -2 and 2\.25'):
+        run.step(data)

@@ -190,7 +190,8 @@ def test_layers_are_drawn_afresh_with_the_models_seed():
     weights = [dict(net.auxiliaries.state_dict()) for net in (first, second)]
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
     auxiliary = first.auxiliaries[0]
-    assert auxiliary.reduce.weight.std() > 0 and (auxiliary.reduce.bias == 0).all()
+    reduce = auxiliary.reduce
+    assert reduce.weight.std() > 0 and reduce.bias.any() and reduce.bias.abs().max() <= reduce.in_channels**-0.5
     kernels = [layer.weight for layer in auxiliary.stages.modules() if isinstance(layer, nn.Conv2d)]
     assert not torch.equal(kernels[1], kernels[2])
     spread = (2 / (8 * 9)) ** 0.5  # He, fan-out

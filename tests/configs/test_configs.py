@@ -73,6 +73,8 @@ def narrow(cfg, width=WIDTH, name=''):
     if small.get('type') == 'man_mm.LocalBackbone':
         units = UNITS.get(cfg['backbone']['type'], cfg['num_modules'])
         small.update(probe_size=(SIZE, SIZE), num_modules=min(cfg['num_modules'], units))
+        if isinstance(cfg.get('partition'), list):  # of the blocks that are left
+            small['partition'] = [name for name in cfg['partition'] if name[-2:] not in ('.2', '.3', '.4')]
     return small
 
 

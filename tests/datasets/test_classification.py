@@ -94,7 +94,8 @@ def test_the_papers_augmentation_keeps_the_size(name, tmp_path):
     _, images = written(name, tmp_path)
     size = images.shape[1]
     pipeline = [
-        dict(type='RandomCrop', crop_size=size, padding=4, padding_mode='reflect'),
+        dict(type='RandomCrop', crop_size=size + 8, pad_if_needed=True, padding_mode='reflect'),
+        dict(type='RandomCrop', crop_size=size),
         dict(type='RandomFlip', prob=0.5),
         *PACK,
     ]

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from man_mm.engine import LocalOptimWrapper
+
 from ..helpers.detection import batch, build, retinanet
 from ..helpers.training import SpyWrapper, Trainer, assert_equal, local_parameters, trainer
 
@@ -43,6 +45,30 @@ def test_a_modules_gradients_are_gone_before_the_next_module_runs():
     head = {name for name, _ in model.named_parameters() if name.startswith('bbox_head')}
     assert alive[:3] == [head] * 3
     assert alive[3] == head | local_parameters(model, 3) | {n for n, _ in model.named_parameters() if n[:4] == 'neck'}
+
+
+def test_each_local_loss_is_checked_once_when_its_module_is_stepped(monkeypatch):
+    checked, check = [], LocalOptimWrapper._check_finite
+
+    def spy(wrapper):
+        checked.append({module for module, _ in wrapper._unchecked})
+        check(wrapper)
+
+    monkeypatch.setattr(LocalOptimWrapper, '_check_finite', spy)
+    trainer(4, eager_step=True).step()
+    assert checked == [{0}, {1}, {2}, set()]
+
+
+@pytest.mark.parametrize('eager_step', [False, True])
+def test_norms_of_all_modules_are_read_at_once(eager_step, monkeypatch):
+    asked, values_of = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, 'tolist', lambda tensor: asked.append(tensor) or values_of(tensor))
+    counts = []
+    for options in ({}, dict(clip_grad=dict(max_norm=1.0, per_module=True))):
+        asked.clear()
+        trainer(4, eager_step=eager_step, **options).step()
+        counts.append(len(asked))
+    assert counts[1] == counts[0] + 1
 
 
 @pytest.mark.parametrize('auxiliary', [{}, dict(head='private')], ids=str)

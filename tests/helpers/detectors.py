@@ -21,6 +21,7 @@ FCOS = dict(
         feat_channels=8,
         stacked_convs=1,
         strides=[8, 16, 32, 64],
+        regress_ranges=((-1, 64), (64, 128), (128, 256), (256, 1e8)),
         norm_cfg=dict(type='GN', num_groups=2),
     ),
 )

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from man_mm.local import run_units, unroll
+from man_mm.local.families.restoration import FIRST, _constant
 
 from ..helpers.detection import build
 from ..helpers.device import DEVICE
@@ -119,3 +120,14 @@ def test_a_patch_that_does_not_divide_into_windows_is_refused():
     described = unroll(net)
     with pytest.raises(ValueError, match='12 x 12 px do not divide'):
         run_units(described.units[:1], net, images(12))
+
+
+def test_constants_that_were_first_made_in_inference_mode_can_be_trained_with():
+    run = Trainer(make(editor('edsr', backbone=dict(rgb_std=[0.5, 0.6, 0.7]))))
+    backbone = run.model.generator
+    _constant.cache_clear()
+    x = torch.randn(1, 8, 4, 4, device=DEVICE)
+    with torch.inference_mode():
+        backbone.unrolled.finish(backbone.backbone, x, {FIRST: x})
+    run.step(batch())
+    assert run.gradients['generator.backbone.conv_first.weight'].any()

@@ -9,7 +9,7 @@ from man_mm.local import unroll
 
 from ..helpers.backbones import ALL, NORMED, check_mirrors, wrapped
 from ..helpers.detection import batch, build, images, local_backbone, retinanet
-from ..helpers.training import assert_equal
+from ..helpers.training import Trainer, assert_equal
 
 MIRRORED = ['resnet18', 'resnetv1d', 'dcn', 'plugins', 'group_norm', 'pretrain_resnet18', 'mobilenet', *NORMED]
 
@@ -157,3 +157,50 @@ def test_attributes_of_the_backbone_are_reachable():
     assert ours.layer1 is ours.backbone.layer1 and ours.depth == 18
     with pytest.raises(AttributeError, match='no_such_thing'):
         _ = ours.no_such_thing
+
+
+def test_attributes_of_the_backbone_are_written_through_the_wrapper():
+    detector = build(retinanet(4, dict(frozen_stages=1))).train()
+    ours, net = detector.backbone, detector.backbone.backbone
+    ours.frozen_stages, ours.norm_eval = -1, False  # as a hook unfreezes a plain one
+    for parameter in ours.parameters():
+        parameter.requires_grad = True
+    ours.train()
+    assert (net.frozen_stages, net.norm_eval) == (-1, False) and net.bn1.training
+    run = Trainer(detector)
+    run.step()
+    assert run.gradients['backbone.backbone.conv1.weight'].any()
+    ours.tail_chunks, ours.note = 2, 'new'  # its own, and nobody's
+    assert not hasattr(net, 'tail_chunks') and not hasattr(net, 'note')
+
+
+@pytest.mark.parametrize('num_modules', [1, 4])
+def test_an_init_cfg_written_for_the_plain_backbone_acts_on_the_wrapped_one(num_modules):
+    starts = dict(type='Constant', val=0.25, layer='Conv2d')
+    for option, start in (({}, 0.25), (dict(init_cfg=dict(val=0.75)), 0.75), (dict(init_cfg=None), None)):
+        ours = build(local_backbone(dict(init_cfg=starts), num_modules, **option))
+        weight = ours.conv1.weight
+        assert (weight == start).all() if start else weight.std() > 0
+
+
+def test_a_key_of_the_wrapped_backbone_is_an_error_that_says_where_it_stands():
+    with pytest.raises(ValueError, match=r"no key {'depth': 34}.* stand one level lower: model.backbone.backbone.KEY"):
+        build(local_backbone(depth=34))
+
+
+def test_mirrored_weights_are_those_that_the_backbone_resizes_when_it_loads():
+    plain, ours = pair('swin', 5)
+    wider = {
+        key: torch.cat([value, value]) if key.endswith('relative_position_bias_table') else value
+        for key, value in plain.state_dict().items()
+    }
+
+    def halve(state_dict, prefix, *_):
+        for key in [key for key in state_dict if key.endswith('relative_position_bias_table')]:
+            state_dict[key] = state_dict[key].chunk(2)[0]
+
+    ours.backbone._register_load_state_dict_pre_hook(halve)
+    for load in (lambda: ours.load_state_dict(wider, strict=True), lambda: mmengine_load(ours, wider, strict=True)):
+        ours.init_weights()
+        load()
+        check_mirrors(ours, plain.state_dict())

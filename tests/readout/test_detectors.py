@@ -9,8 +9,9 @@ import torch
 from mmdet.structures.mask import BitmapMasks
 from mmengine.optim import OptimWrapper
 
-from man_mm.readout.mmdet import _check_strides
+from man_mm.readout.mmdet import _fit
 
+from ..helpers.backbones import MAPS
 from ..helpers.detection import ASSIGNER, BOXES, FPN, PREPROCESSOR, RETINA_HEAD, batch, build, retinanet
 from ..helpers.detectors import ANCHORS, DETECTORS, detector
 from ..helpers.training import Trainer, assert_equal, named, reached, trainer
@@ -218,9 +219,30 @@ def test_strides_that_are_no_whole_numbers(size):
     cells = [69, 35, 18, 9, 5]
     strides = [550.0 / x for x in cells]
     heights = [math.ceil(round(size / stride, 3)) for stride in strides]
-    _check_strides('model.bbox_head', strides, size, cells if size == 550 else heights)
-    with pytest.raises(ValueError, match='do not fit'):
-        _check_strides('model.bbox_head', strides, size, [heights[0] - 1, *heights[1:]])
+    assert _fit(strides, size, cells if size == 550 else heights)
+    assert not _fit(strides, size, [heights[0] - 1, *heights[1:]])
+
+
+@pytest.mark.parametrize('size', [100, 75])
+def test_backbones_that_drop_a_border_train_as_upstream(size):
+    """ConvNeXt makes maps of floor(size / stride) px, where the strides of priors tell the ceiling."""
+    data = batch(size=size, boxes=((4.0, 6.0, 28.0, 30.0),))
+    preprocessor = {**PREPROCESSOR, 'pad_size_divisor': 1}
+    net = dict(MAPS, drop_path_rate=0.0)
+    plain = build({**retinanet(None), 'data_preprocessor': preprocessor, 'backbone': net}).train()
+    sgd = torch.optim.SGD(plain.parameters(), lr=0.0)
+    expected = {}
+    sgd.register_step_pre_hook(
+        lambda *_: expected.update({n: p.grad.clone() for n, p in plain.named_parameters() if p.grad is not None})
+    )
+    plain.train_step(data, OptimWrapper(optimizer=sgd))
+    for num_modules in (1, 4):
+        cfg = {**retinanet(num_modules), 'data_preprocessor': preprocessor}
+        run = Trainer(build({**cfg, 'backbone': {**cfg['backbone'], 'backbone': net}}))
+        run.step(data)
+        if num_modules == 1:
+            assert_equal({upstream_name(key): grad for key, grad in run.gradients.items()}, expected)
+    assert {upstream_name(key) for key in run.gradients} == expected.keys() and len(run.optim_wrapper.local_losses) > 3
 
 
 @pytest.mark.parametrize('cuts', [['layer1.1', 'layer2.1', 'layer3.1'], ['layer2.1'], ['layer3.1']], ids=str)

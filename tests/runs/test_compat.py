@@ -4,9 +4,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from mmengine.config import Config
 
-from man_mm.runs.compat import read_config
+from man_mm.runs.compat import prepare_cpu_processes, read_config
 
 RUN = """
 import atexit, os
@@ -56,3 +57,10 @@ def test_other_missing_modules_are_left_to_python(monkeypatch):
     monkeypatch.setattr(Config, 'fromfile', missing)
     with pytest.raises(ModuleNotFoundError, match='other'):
         read_config('configs/sr.py')
+
+
+def test_more_processes_than_gpus_are_refused_in_words(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    with pytest.raises(SystemExit, match=r"2 processes on this machine, which has 1 GPU.*CUDA_VISIBLE_DEVICES=''"):
+        prepare_cpu_processes(Config(dict(launcher='pytorch')))

@@ -120,8 +120,12 @@ class _Image:
 
 @cache
 def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A value for each channel (1, C, 1, 1), made once: a copy to a GPU would wait for it in every module."""
-    return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
+    """A value for each channel (1, C, 1, 1), made once: a copy to a GPU would wait for it in every module.
+
+    A plain tensor, whoever asks first: one of `torch.inference_mode` cannot be trained with.
+    """
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
 
 
 def _numbers(values: Tensor) -> tuple[float, ...]:
