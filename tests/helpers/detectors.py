@@ -20,8 +20,7 @@ FCOS = dict(
         in_channels=8,
         feat_channels=8,
         stacked_convs=1,
-        strides=[8, 16, 32, 64],
-        regress_ranges=((-1, 64), (64, 128), (128, 256), (256, 1e8)),
+        strides=[8, 16, 32, 64, 128],
         norm_cfg=dict(type='GN', num_groups=2),
     ),
 )

@@ -56,7 +56,7 @@ def test_an_installed_package_has_every_config_and_tool(installed):
         names = {str(path.relative_to(ROOT / part)) for path in (ROOT / part).rglob('*') if path.suffix in ENDINGS}
         assert len(names) > 10
         assert [name for name in names if not (installed / 'man_mm/.mim' / part / name).is_file()] == []
-    assert (installed / 'man_mm/.mim/model-index.yml').is_file()
+    assert (installed / 'man_mm/.mim/model-index.yml').is_file() and (installed / 'man_mm/py.typed').is_file()
 
 
 def test_a_strangers_project_trains_by_upstreams_own_script_in_both_config_styles(installed, tmp_path):
