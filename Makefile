@@ -1,12 +1,14 @@
 # make demo: train a small RetinaNet with MAN and by back-propagation, end with a table and pictures
 # make test: run the test suite                                 make setup: what all need, once
 # make lint: format, lint, types, spelling, documentation       make check: lint and test
+# make test-long: the tests that take minutes, and those of MMSegmentation and MMPose, which it installs
 # make docs: build the documentation to docs/_build/html
 PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check -c requirements/constraints.txt
 STAMP := $(VENV)/.set-up
+STAMP_LONG := $(VENV)/.set-up-long
 # A folder of prebuilt wheels, if there is one: mmcv with its ops takes ten minutes to compile on two cores.
 WHEELS ?= $(wildcard ../shared/wheels)
 export PIP_FIND_LINKS := $(strip $(abspath $(WHEELS)) $(PIP_FIND_LINKS))
@@ -30,13 +32,17 @@ $(STAMP): requirements/constraints.txt requirements/stack.txt requirements/sr.tx
 	$(PY) -c 'import man_mm, mmdet, mmpretrain, mmagic, mmcv.ops; print("man_mm", man_mm.__version__, "is set up")'
 	touch $@
 
+$(STAMP_LONG): $(STAMP) requirements/long.txt
+	$(PIP) --no-deps -r requirements/long.txt
+	touch $@
+
 demo: setup
 	$(PY) benchmarks/demo/demo.py
 
 test: setup
 	$(PY) -m pytest -n auto --dist loadfile -m 'not long'  # a worker a core; tests run on one thread
 
-test-long: setup
+test-long: $(STAMP_LONG)
 	$(PY) -m pytest -m long
 
 docs: setup

@@ -52,6 +52,8 @@ class LocalBackbone(TransparentWrapper):
         tail_chunks: Run the backbone's own layers after the last unit, e.g. EDSR's upsampler, on that many parts of
             the batch, one after the other, and recompute them in backward: only one part's activations are ever alive.
             For layers that look at one image at a time.
+        pretrained: Weights for the wrapped backbone, by its own key of that name: where models of MMSegmentation put
+            theirs (`model.pretrained`).
         init_cfg: Laid over the wrapped backbone's own, as an override of the plain config would be: keys replace its
             keys, None drops it. `own` leaves it as it is.
 
@@ -76,8 +78,11 @@ class LocalBackbone(TransparentWrapper):
         probe_size: tuple[int, int] | None = None,
         share: str = 'none',
         tail_chunks: int = 1,
+        pretrained: str | None = None,
         init_cfg: dict[str, Any] | list[Any] | str | None = OWN,
     ) -> None:
+        if pretrained is not None:
+            backbone = {**backbone, 'pretrained': pretrained}
         super().__init__(MODELS.build(_started_by(backbone, init_cfg)))
         self.unrolled: Unrolled = unroll(self.backbone)
         probe_size = probe_size or _size_of(backbone.get('img_size', getattr(self.backbone, 'img_size', None)))

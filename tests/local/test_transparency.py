@@ -128,14 +128,17 @@ def test_whole_detectors_exchange_checkpoints_through_mmengine(detectors, tmp_pa
     assert_equal(dict(again.state_dict()), dict(ours.state_dict()))
 
 
-@pytest.mark.parametrize('inside', ['backbone', 'wrapper', 'detector'])
+@pytest.mark.parametrize('inside', ['backbone', 'wrapper', 'detector', 'key'])
 def test_pretrained_weights_reach_backbone_and_auxiliaries(inside, tmp_path):
     source = build(retinanet(None), seed=5)
     state = source.state_dict() if inside == 'detector' else source.backbone.state_dict()
     torch.save(dict(state_dict=state), tmp_path / 'pretrained.pth')
     init = dict(type='Pretrained', checkpoint=str(tmp_path / 'pretrained.pth'))
     cfg = retinanet(4)
-    dict(backbone=cfg['backbone']['backbone'], wrapper=cfg['backbone'], detector=cfg)[inside]['init_cfg'] = init
+    if inside == 'key':
+        cfg['backbone']['pretrained'] = init['checkpoint']  # as models of MMSegmentation do
+    else:
+        dict(backbone=cfg['backbone']['backbone'], wrapper=cfg['backbone'], detector=cfg)[inside]['init_cfg'] = init
     ours = build(cfg)
     assert_equal(own_keys(ours.backbone), dict(source.backbone.state_dict()))
     check_mirrors(ours.backbone, source.backbone.state_dict())

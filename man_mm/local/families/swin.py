@@ -13,9 +13,14 @@ from .stages import unroll_normed_stages
 __all__: list[str] = []
 
 
-@register_unroll('mmdet.models.backbones.swin.SwinTransformer')
+@register_unroll('mmdet.models.backbones.swin.SwinTransformer', 'mmseg.models.backbones.swin.SwinTransformer')
 def swin(net: Any) -> Unrolled:
     return _unroll(net, list)
+
+
+@register_unroll('mmpose.models.backbones.swin.SwinTransformer')
+def swin_of_poses(net: Any) -> Unrolled:
+    return _unroll(net, tuple)
 
 
 @register_unroll('mmpretrain.models.backbones.swin_transformer.SwinTransformer')
