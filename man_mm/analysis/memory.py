@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ..local.names import is_auxiliary_key
+from ..versions import tree_leaves
 
 __all__ = ['KINDS', 'PeakMemory', 'Phase', 'training_tensors']
 
@@ -99,7 +99,7 @@ class PeakMemory:
         """Count the storage of `tensor`, if it is counted, as of another kind from now on."""
         self._tracker.assign(tensor, kind)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> 'PeakMemory':
         self._stack.enter_context(self._tracker)
         for kind, tensors in self._tensors.items():
             for tensor in tensors:
