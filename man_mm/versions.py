@@ -8,10 +8,15 @@ from mmengine.logging import print_log
 from torch.utils import flop_counter
 from torch.utils._pytree import tree_flatten, tree_map
 
-__all__ = ['add_note', 'autocast_dtype', 'flops_of', 'is_autocast_on', 'set_autocast', 'tree_leaves']
+__all__ = ['KEEPS_STORAGES', 'add_note', 'autocast_dtype', 'flops_of', 'is_autocast_on', 'set_autocast', 'tree_leaves']
 
 BY_DEVICE = hasattr(torch, 'get_autocast_dtype')
 """torch >= 2.4 keeps autocast by device; before, CUDA has the plain names of functions and the CPU names of its own."""
+
+_tensor = torch.zeros(1, device='cpu')
+KEEPS_STORAGES = _tensor.untyped_storage() is _tensor.untyped_storage()
+"""Whether a storage is one object of Python's for as long as it lives, so that weak references can follow it; torch 2.1
+makes a new one at each look, and references to it end in a segmentation fault."""
 
 
 def add_note(error: BaseException, note: str) -> None:
