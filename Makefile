@@ -2,6 +2,7 @@
 # make test: run the test suite                                 make setup: what all need, once
 # make lint: format, lint, types, spelling, documentation       make check: lint and test
 # make test-long: the tests that take minutes, and those of MMSegmentation and MMPose, which it installs
+# make test-matrix: a tenth of the tests on the oldest and the newest Python and torch, python3.10 and python3.12
 # make docs: build the documentation to docs/_build/html
 PYTHON ?= python3.11
 VENV := .venv
@@ -13,7 +14,7 @@ STAMP_LONG := $(VENV)/.set-up-long
 WHEELS ?= $(wildcard ../shared/wheels)
 export PIP_FIND_LINKS := $(strip $(abspath $(WHEELS)) $(PIP_FIND_LINKS))
 
-.PHONY: setup demo test test-long lint docs check format clean
+.PHONY: setup demo test test-long test-matrix lint docs check format clean
 
 setup: $(STAMP)
 
@@ -44,6 +45,9 @@ test: setup
 
 test-long: $(STAMP_LONG)
 	$(PY) -m pytest -m long
+
+test-matrix:
+	$(PYTHON) benchmarks/version_matrix.py
 
 docs: setup
 	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html

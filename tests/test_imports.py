@@ -35,7 +35,18 @@ def files_of(*parts):
 
 @pytest.mark.parametrize(
     'file',
-    files_of('local', 'engine', 'runs', 'auxiliary', 'readout', 'registry.py', 'keys.py', 'config.py', '__init__.py'),
+    files_of(
+        'local',
+        'engine',
+        'runs',
+        'auxiliary',
+        'readout',
+        'registry.py',
+        'keys.py',
+        'versions.py',
+        'config.py',
+        '__init__.py',
+    ),
     ids=str,
 )
 def test_the_mechanism_imports_no_host_library(file):
@@ -87,11 +98,13 @@ def test_local_imports_nothing_that_builds_on_it(file):
 
 def test_what_hardens_any_run_knows_nothing_of_local_learning():
     names = {name for file in files_of('runs') for name in imported(file) if name.startswith('man_mm.')}
-    assert names and all(name.startswith(('man_mm.registry.', 'man_mm.keys.', 'man_mm.runs.')) for name in names)
+    assert names and all(
+        name.startswith(('man_mm.registry.', 'man_mm.keys.', 'man_mm.versions.', 'man_mm.runs.')) for name in names
+    )
 
 
-def test_checks_of_keys_know_no_other_part():
-    names = [name for file in files_of('keys.py', 'registry.py') for name in imported(file)]
+def test_keys_registries_and_versions_know_no_other_part():
+    names = [name for file in files_of('keys.py', 'registry.py', 'versions.py') for name in imported(file)]
     assert names and not [name for name in names if name.startswith('man_mm')]
 
 

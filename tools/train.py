@@ -16,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from man_mm.localizing import Keys, choose_keys
 from man_mm.runs.missing_data import missing_data
 from man_mm.runs.misspelt_keys import unmatched_custom_keys
+from man_mm.versions import add_note
 
 AMP_WRAPPERS = {
     'OptimWrapper': 'AmpOptimWrapper',
@@ -71,8 +72,8 @@ def choose_local_learning(cfg: Config, args: argparse.Namespace) -> Keys:
     except ValueError as error:
         sys.exit(f'--local-learning {args.local_learning}: {error}')
     except TypeError as error:  # an unknown key of a part
-        error.add_note(
-            '--cfg-options mean the plain config; tools/localize.py writes a file with the keys that are added.'
+        add_note(
+            error, '--cfg-options mean the plain config; tools/localize.py writes a file with the keys that are added.'
         )
         raise
     if args.work_dir is None and cfg.get('work_dir') is None:

@@ -18,6 +18,7 @@ from man_mm import localize
 from man_mm.analysis.step import TrainStep
 from man_mm.local import LocalModule, find_local_backbone
 from man_mm.runs.compat import read_config
+from man_mm.versions import tree_leaves
 
 __all__ = ['config_of', 'trial']
 
@@ -218,7 +219,7 @@ def _features(model: Any, batch: dict[str, Any]) -> list[Tensor]:
         x = x['img'] if isinstance(x, dict) else x
         name = next((name for name in ('extract_feat', 'forward_tensor') if hasattr(model, name)), None)
         made = getattr(model, name)(x) if name else next(m for m in (model.backbone,))(x)
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
 
 
 def _is_ours(error: Exception) -> bool:

@@ -32,6 +32,7 @@ from man_mm.analysis.batches import first_batch
 from man_mm.analysis.cost import step_cost, step_seconds
 from man_mm.analysis.scalars import read_scalars
 from man_mm.analysis.step import TrainStep
+from man_mm.versions import add_note
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = Path('work_dirs/demo')
@@ -65,7 +66,7 @@ def phase(name: str) -> Iterator[TaskID]:
     try:
         yield task
     except Exception as error:
-        error.add_note(f'The demo failed while {name}. Logs: {OUT}')
+        add_note(error, f'The demo failed while {name}. Logs: {OUT}')
         raise
     finally:
         progress.remove_task(task)

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from ..local import LocalBackbone, LocalModule, listen_to_phases
+from ..versions import flops_of
 from .memory import KINDS, PeakMemory, Phase, training_tensors
 from .step import TrainStep
 
@@ -115,10 +115,10 @@ class _FlopCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
+        flops = flops_of(func, args, kwargs or {}, result)
+        if flops:
             self.catch_up()
-            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+            self.flops += flops
         return result
 
 

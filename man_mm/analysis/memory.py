@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ..local.names import is_auxiliary_key
+from ..versions import KEEPS_STORAGES, tree_leaves
 
 __all__ = ['KINDS', 'PeakMemory', 'Phase', 'training_tensors']
 
@@ -63,6 +63,7 @@ class PeakMemory:
 
     Raises:
         ValueError: If `device` is neither a CPU nor a CUDA device.
+        RuntimeError: If the installed torch (2.1) has storages that cannot be followed.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class PeakMemory:
         self.device = torch.device(device)
         if self.device.type not in ('cpu', 'cuda'):
             raise ValueError(f"device={str(device)!r} cannot be metered: it must be 'cpu' or 'cuda'.")
+        if not KEEPS_STORAGES:
+            raise RuntimeError(f'Memory cannot be metered with torch {torch.__version__}: 2.2 or newer is needed.')
         self._tensors = {kind: list(those) for kind, those in (tensors or {}).items()}
         self._stack = ExitStack()
         self._tracker = _StorageTracker(self.device.type)
@@ -99,7 +102,7 @@ class PeakMemory:
         """Count the storage of `tensor`, if it is counted, as of another kind from now on."""
         self._tracker.assign(tensor, kind)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> 'PeakMemory':
         self._stack.enter_context(self._tracker)
         for kind, tensors in self._tensors.items():
             for tensor in tensors:

@@ -8,6 +8,8 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ..versions import autocast_dtype, is_autocast_on
+
 __all__ = ['warn_of_bfloat16']
 
 TRIALS = 10
@@ -24,7 +26,7 @@ def warn_of_bfloat16(x: Tensor) -> None:
     """
     if x.device.type != 'cpu' or isinstance(x, FakeTensor):
         return
-    by_autocast = torch.is_autocast_enabled('cpu') and torch.get_autocast_dtype('cpu') is torch.bfloat16
+    by_autocast = is_autocast_on('cpu') and autocast_dtype('cpu') is torch.bfloat16
     if by_autocast or x.dtype is torch.bfloat16:
         _warn()
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.profiler import record_function
 
+from ..versions import add_note
 from .auxiliary import Auxiliary, Task
 from .bank import FeatureBank
 from .module import LocalModule
@@ -108,10 +109,11 @@ def phase(name: str, where: LocalModule | str, help: str | None = None) -> Itera
             yield
     except torch.cuda.OutOfMemoryError as error:  # torch >= 2.5 calls it torch.OutOfMemoryError
         if not hasattr(error, '__notes__'):
-            error.add_note(
+            add_note(
+                error,
                 f'man_mm: out of memory in the {name} of {where}. What helps here: {help or HELP.get(name, "-")}. '
                 'What helps everywhere: a smaller batch, or plan=dict(memory=...), with which tools/train.py looks for '
-                'what fits (tools/analysis_tools/plan.py). See docs/memory.md.'
+                'what fits (tools/analysis_tools/plan.py). See docs/memory.md.',
             )
         raise
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 __all__ = [
@@ -131,7 +131,8 @@ class Unrolled:
 
         parts = zip(x.chunk(num_parts), *(tap.chunk(num_parts) for tap in taps.values()), strict=True)
         results = [checkpoint(finish_part, *part, use_reentrant=False) for part in parts]
-        return tree_map(lambda *pieces: torch.cat(pieces), *results)
+        leaves, (kind, *_) = zip(*map(tree_flatten, results), strict=True)
+        return tree_unflatten([torch.cat(pieces) for pieces in zip(*leaves, strict=True)], kind)
 
     def first_of_remaining_stages(self, end: int, num_units: int = 1, cut_stage: bool = True) -> tuple[Unit, ...]:
         """The first `num_units` units of every stage that has units from `end` on (paper, Eq. 4, where it is n_s).

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils._pytree import tree_flatten
 
+from ..versions import tree_leaves
 from .dry_run import image_channels, in_mode
 from .tracing import SIZES, sizes_to_try, units_by_trace
 from .units import Activation, Unrolled, run_units

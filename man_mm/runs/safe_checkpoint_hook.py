@@ -21,6 +21,7 @@ from mmengine.runner import BaseLoop, Runner
 
 from ..keys import strict_keys
 from ..registry import HOOKS
+from ..versions import add_note
 
 __all__ = ['SafeCheckpointHook']
 
@@ -45,7 +46,7 @@ class _WholeFiles(LocalBackend):
             _replace(aside, target)
         except OSError as error:
             aside.unlink(missing_ok=True)
-            error.add_note(f'{target} could not be saved; the last checkpoint before it is complete.')
+            add_note(error, f'{target} could not be saved; the last checkpoint before it is complete.')
             raise
 
     def remove(self, filepath: str | Path) -> None:

@@ -13,6 +13,7 @@ from man_mm.analysis.cost import step_cost
 from man_mm.analysis.estimate import FakeTrainStep, is_mixed
 from man_mm.analysis.step import TrainStep
 from man_mm.engine import LocalAmpOptimWrapper, LocalOptimWrapper
+from man_mm.versions import is_autocast_on
 
 from ..helpers.classification import RULES, classifier
 from ..helpers.classification import batch as labelled
@@ -187,8 +188,8 @@ def test_mixed_precision_is_estimated_without_a_gpu(num_modules):
 
 def test_the_forward_alone_is_in_mixed_precision():
     step, seen = FakeTrainStep(mixed(small(2))), []
-    step.model.neck.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled('cpu')))
-    step.optimizer.register_step_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled('cpu')))
+    step.model.neck.register_forward_hook(lambda *_: seen.append(is_autocast_on('cpu')))
+    step.optimizer.register_step_pre_hook(lambda *_: seen.append(is_autocast_on('cpu')))
     step(batch())
     assert seen == [True, False]
 

@@ -1,7 +1,6 @@
 """What the repository shows: links that lead somewhere, citation, model index, pre-commit hooks, licence."""
 
 import re
-import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -92,5 +91,6 @@ def test_every_pre_commit_hook_runs_a_tool_of_the_set_up():
 def test_the_licence_is_the_one_that_the_package_names():
     text = (ROOT / 'LICENSE').read_text()
     assert 'Apache License' in text and 'Version 2.0, January 2004' in text
+    tomllib = pytest.importorskip('tomllib', reason='Python < 3.11 reads no TOML')
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
     assert project['license'] == {'text': 'Apache-2.0'}

@@ -11,6 +11,7 @@ from mmengine.logging import MMLogger
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from man_mm.engine import LocalAmpOptimWrapper, LocalOptimWrapper
+from man_mm.versions import is_autocast_on
 
 from ..helpers import classification, detection, restoration
 from ..helpers.device import DEVICE
@@ -78,7 +79,7 @@ def test_local_forwards_run_in_the_low_precision_and_backwards_outside_autocast(
     run = amp_trainer()
     backbone = run.model.backbone
     backbone.auxiliaries[0].neck.register_forward_hook(lambda module, args, out: seen.add(out[0].dtype))
-    backbone.conv1.weight.register_hook(lambda grad: seen.add(torch.is_autocast_enabled(DEVICE.type)))
+    backbone.conv1.weight.register_hook(lambda grad: seen.add(is_autocast_on(DEVICE.type)))
     run.step()
     assert seen == {torch.bfloat16, False}
     assert all(grad.dtype == torch.float32 and grad.isfinite().all() for grad in run.gradients.values())

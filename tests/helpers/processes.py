@@ -17,8 +17,6 @@ import torch.multiprocessing as torch_processes
 ROOT = Path(__file__).parents[2]
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['tests.helpers.warm'])
-SERVED = contextlib.chdir(ROOT)
-"""Where the server, which the first process starts, finds what it imports; the processes are where pytest started."""
 
 
 @dataclass
@@ -33,7 +31,7 @@ class Result:
 def start(function, *arguments):
     """Call `function` in a process of its own; returns the running process."""
     process = CONTEXT.Process(target=_one_thread, args=(function, *arguments))
-    with SERVED:
+    with _served():
         process.start()
     return process
 
@@ -47,7 +45,7 @@ def call(function, *arguments):
 
 def call_ranks(function, *arguments, num=2):
     """Call `function(rank, *arguments)` in `num` processes and wait; raises what one of them raises."""
-    with SERVED:
+    with _served():
         torch_processes.start_processes(_rank, (function, *arguments), nprocs=num, start_method='forkserver')
 
 
@@ -74,6 +72,17 @@ def free_port():
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _served():
+    """The root, where the server, which the first process starts, finds what it imports."""
+    before = os.getcwd()
+    os.chdir(ROOT)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _rank(rank, function, *arguments):

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from man_mm.local import run_units, unroll
 from man_mm.local.dry_run import unit_shapes
+from man_mm.versions import tree_leaves
 
 from ..helpers.backbones import NECKLESS
 from ..helpers.detection import build
@@ -82,7 +83,7 @@ def expected(net, x):
 
 def equal(own, other):
     kinds = tree_map_only(torch.Tensor, lambda _: None, [own, other])
-    flat = [torch.utils._pytree.tree_leaves(value) for value in (own, other)]
+    flat = [tree_leaves(value) for value in (own, other)]
     return kinds[0] == kinds[1] and all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
 
 
@@ -102,7 +103,7 @@ def test_units_and_tail_hold_every_layer_that_the_outputs_need_once(name):
     owned = [id(p) for unit in unrolled.units for p in unit.parameters(net)]
     owned += [id(p) for path in unrolled.tail for p in net.get_submodule(path).parameters()]
     assert len(owned) == len(set(owned))
-    sum(level.sum() for level in torch.utils._pytree.tree_leaves(net(images()))).backward()
+    sum(level.sum() for level in tree_leaves(net(images()))).backward()
     assert {id(p) for p in net.parameters() if p.grad is not None} <= set(owned)
     stages = [unit.stage for unit in unrolled.units]
     assert all(stages.index(stage) + stages.count(stage) > i for i, stage in enumerate(stages))  # in a row
@@ -113,6 +114,7 @@ def test_a_description_is_data(name):
     net = net_of(name)
     pickled = pickle.loads(pickle.dumps(described(name)))
     twin = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net))
+    twin.eval()  # torch < 2.3 converts to norms that train
     assert equal(made(pickled, twin, images()), net(images()))
     assert unroll(copy.deepcopy(net)) == described(name)
 
@@ -136,7 +138,7 @@ def test_the_first_unit_of_every_remaining_stage_makes_what_the_backbone_returns
         bank |= {name: tap.detach() for name, tap in taps.items()}
         features = module.auxiliary(x, {**bank, **taps})
         assert tree_map_only(torch.Tensor, lambda level: level.shape, features) == wanted
-        sum(level.sum() for level in torch.utils._pytree.tree_leaves(features)).backward()
+        sum(level.sum() for level in tree_leaves(features)).backward()
         idle = [key for key, p in module.auxiliary.named_parameters() if p.requires_grad and p.grad is None]
         assert not idle
         assert any(p.grad is not None for p in module.parameters(net.backbone))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ...versions import is_autocast_on, set_autocast
 from .forward import IMAGES, Forward, Own, Ref, Step, ancestors, called
 
 __all__ = ['trace']
@@ -69,15 +70,15 @@ def _attributes_kept(net: nn.Module) -> Iterator[None]:
 @contextmanager
 def _contexts() -> Iterator[None]:
     """Gradients and mixed precision on: a forward that switches them off for a part is then seen to do so."""
-    before = [torch.is_autocast_enabled(device) for device in DEVICES]
+    before = [is_autocast_on(device) for device in DEVICES]
     try:
         for device in DEVICES:
-            torch.set_autocast_enabled(device, True)
+            set_autocast(device, True)
         with torch.enable_grad():
             yield
     finally:
         for device, enabled in zip(DEVICES, before, strict=True):
-            torch.set_autocast_enabled(device, enabled)
+            set_autocast(device, enabled)
 
 
 class _OnImages(nn.Module):
@@ -199,7 +200,7 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *others: Any, **more: Any) -> fx.Proxy:
-        if not (torch.is_grad_enabled() and all(map(torch.is_autocast_enabled, DEVICES))):
+        if not (torch.is_grad_enabled() and all(map(is_autocast_on, DEVICES))):
             raise ValueError('it switches gradients or mixed precision off for a part, which a trace would lose')
         proxy = super().create_proxy(kind, target, args, kwargs, *others, **more)
         self.is_running = True
