@@ -107,12 +107,8 @@ def _leaves(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
 
 def plan_modules(cfg: Config) -> tuple[Config, Plan | None]:
     """Choose K, cuts and what is recomputed, if the config has a `plan`: see `carry_out_plan`."""
-    say = partial(print, flush=True) if os.environ['LOCAL_RANK'] == '0' else _nothing
+    say = partial(print, flush=True) if os.environ['LOCAL_RANK'] == '0' else lambda _: None
     try:
         return carry_out_plan(cfg, 'cpu' if get_device() == 'cpu' else 'cuda', say)
     except ValueError as error:
         sys.exit(str(error))
-
-
-def _nothing(text: str) -> None:
-    """Other processes say nothing."""

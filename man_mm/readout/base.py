@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..local import Auxiliary, Task, on_host
 from ..local.names import BACKBONES, NO_HEADS
+from .necks import compare_necks
 from .notes import Notes
 from .values import copied
 
@@ -252,7 +253,7 @@ class Readout:
         """Raise ValueError if the host cannot serve what `auxiliary` asks for, e.g. since a config that inherits from
         one of local learning has changed the model's neck, but not its copy in the auxiliary.
         """
-        self._compare_necks(auxiliary)
+        compare_necks(self.host, auxiliary)
         if auxiliary.shared_head_grad != 'sum' and not self.shared_parameters(auxiliary):
             print_log(
                 f'auxiliary.shared_head_grad={auxiliary.shared_head_grad!r} has nothing to act on: neck, heads and '
@@ -270,37 +271,6 @@ class Readout:
                 f'auxiliary.head={auxiliary.head!r} cannot be served: {type(self.host).__name__} has no head '
                 f'{missing or "of its own"} that is complete when it is registered. Its parts: {parts}.'
             )
-
-    def _compare_necks(self, auxiliary: Auxiliary) -> None:
-        """Hold an auxiliary's neck against the model's, where both feed heads of the same kind."""
-        theirs, own = _last(getattr(self.host, 'neck', None)), _last(auxiliary.neck)
-        if theirs is None or own is None or isinstance(auxiliary.head, dict) or type(own) is not type(theirs):
-            return
-        made, read = (getattr(neck, 'out_channels', None) for neck in (own, theirs))
-        if isinstance(made, int) and isinstance(read, int) and made != auxiliary.head_width(read):
-            raise ValueError(
-                f'auxiliary.neck.out_channels={made}, but the heads read {auxiliary.head_width(read)} channels: '
-                f'model.neck.out_channels={read}. A config that changes model.neck after auxiliary.neck was copied '
-                'from it changes auxiliary.neck, too.'
-            )
-        norms = [_norms(neck) for neck in (theirs, own)]
-        if norms[0] != norms[1]:
-            print_log(
-                f'auxiliary.neck has norms {norms[1]}, model.neck {norms[0]}: if a config has changed model.neck after '
-                'auxiliary.neck was copied from it, change auxiliary.neck, too.',
-                logger='current',
-                level=logging.WARNING,
-            )
-
-
-def _last(neck: Any) -> Any:
-    """The neck that makes what heads read."""
-    return neck[-1] if isinstance(neck, nn.Sequential) and len(neck) else neck
-
-
-def _norms(neck: nn.Module) -> list[str]:
-    kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
-    return sorted({type(layer).__name__ for layer in neck.modules() if isinstance(layer, kinds)})
 
 
 def _trains(module: nn.Module) -> bool:
