@@ -7,7 +7,7 @@ compared after one epoch of the first 45,000 training images on the other 5,000.
 from functools import partial
 
 from mmengine.config import Config
-from protocol import ROOT, Benchmark, Protocol, Run
+from protocol import Benchmark, Protocol, Run
 
 NUM_MODULES = 4
 BATCH = 125

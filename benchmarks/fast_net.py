@@ -4,13 +4,12 @@ Six 3x3 convolutions of three stages behind a stem, each with norm and GELU, as 
 them, and narrower. It is nobody's family: local learning traces it, as it does any backbone.
 """
 
-from torch import Tensor, channels_last, nn
-
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
+from torch import Tensor, channels_last, nn
 
 __all__ = ['ChannelsLastHook', 'FastNet']
 

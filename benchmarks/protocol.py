@@ -226,7 +226,8 @@ class Benchmark:
         command = [sys.executable, script, config, '--work-dir', str(folder)]
         if (folder / 'last_checkpoint').exists():  # else it would drop the config's load_from
             command.append('--resume')
-        env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT / 'benchmarks')}
+        path = os.pathsep.join([str(ROOT / 'benchmarks'), os.environ.get('PYTHONPATH', '')])  # for custom_imports
+        env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path.rstrip(os.pathsep)}
         with (folder / 'output.txt').open('a') as out:
             code = subprocess.run(
                 command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env=env, check=False
