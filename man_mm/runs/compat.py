@@ -58,7 +58,8 @@ def prepare_cpu_processes(cfg: Config) -> None:
     if cfg.launcher != 'pytorch' or get_device() != 'cpu':
         return
     seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
-    torch.distributed.init_process_group('gloo', timeout=None if seconds is None else timedelta(seconds=seconds))
+    timeout = {} if seconds is None else dict(timeout=timedelta(seconds=seconds))  # torch < 2.2 takes no None
+    torch.distributed.init_process_group('gloo', **timeout)
     atexit.register(_end_cpu_processes)
     own = cfg.get('model_wrapper_cfg', {})
     kind = own.get('type')

@@ -37,7 +37,7 @@ def test_no_thread_of_the_process_group_outlives_the_run():
     result = subprocess.run([sys.executable, '-c', RUN], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     before, after = map(int, result.stdout.split())
-    assert before > 0
+    assert before > 0 or torch.__version__ < (2, 2)  # which gives its threads no names
     assert after == 0
 
 

@@ -30,7 +30,7 @@ def unpatched():
 
 def state():
     return [
-        set(torch.serialization.get_safe_globals()),
+        set(getattr(torch.serialization, 'get_safe_globals', list)()),
         Config._get_cfg_path,
         CheckpointLoader._schemes[''],
         list(sys.meta_path),
@@ -43,7 +43,8 @@ def test_patches_are_applied_once_and_taken_back_whole(unpatched):
     assert Config._get_cfg_path.__module__ == 'mmengine.config.config'
     patches.apply_patches()
     patched = state()
-    assert patched[0] > upstream[0] and patched[1] is not upstream[1] and patched[2] is not upstream[2]
+    assert patched[0] > upstream[0] or torch.__version__ < (2, 5)  # which loads everything
+    assert patched[1] is not upstream[1] and patched[2] is not upstream[2]
     assert patched[4] is not upstream[4]
     patches.apply_patches()
     assert state() == patched
@@ -81,6 +82,7 @@ def test_what_mmengine_and_its_data_sets_write_is_read_again(tmp_path):
 OTHERS = [(OneCycleParamScheduler, 'build_iter_from_epoch'), (HistoryBuffer, '__init__'), (OneCycleLR, 'step')]
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 6), reason='loads everything')
 @pytest.mark.parametrize(('owner', 'name'), OTHERS)
 def test_nothing_else_of_a_class_is_reached(tmp_path, owner, name):
     torch.save(Reaches(owner, name), tmp_path / 'x.pth')
