@@ -130,10 +130,14 @@ def step_seconds(steps: Sequence[TrainStep], batch: Any, rounds: int) -> list[li
 def predict_seconds(steps: Sequence[TrainStep], batch: Any, rounds: int) -> list[list[float]]:
     """Seconds that each model takes to predict on `batch`, as a test does, `rounds` times; see `_interleaved`.
 
-    It leaves the models in evaluation mode.
+    It leaves the models in evaluation mode. Images of a training pipeline that resizes none bring no `scale_factor`,
+    which detectors divide their boxes by: they get (1, 1).
     """
     for step in steps:
         step.model.eval()
+    for sample in batch.get('data_samples') or ():
+        if 'scale_factor' not in sample:
+            sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))
     return _interleaved([(lambda step=step: step.model.test_step(batch)) for step in steps], steps[0].device, rounds)
 
 

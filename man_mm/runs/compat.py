@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 from datetime import timedelta
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -58,7 +59,7 @@ def prepare_cpu_processes(cfg: Config) -> None:
     if cfg.launcher != 'pytorch' or get_device() != 'cpu':
         return
     seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
-    timeout = {} if seconds is None else dict(timeout=timedelta(seconds=seconds))  # torch < 2.2 takes no None
+    timeout: dict[str, Any] = {} if seconds is None else dict(timeout=timedelta(seconds=seconds))  # torch 2.1: no None
     torch.distributed.init_process_group('gloo', **timeout)
     atexit.register(_end_cpu_processes)
     own = cfg.get('model_wrapper_cfg', {})

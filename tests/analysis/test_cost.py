@@ -293,8 +293,9 @@ def test_seconds_are_of_every_step_and_round_in_turns():
 
 
 def test_predictions_are_made_in_evaluation_mode():
-    steps = [step_of(None), step_of(4)]
+    steps, data = [step_of(None), step_of(4)], batch()
+    del data['data_samples'][0].scale_factor  # as of a training pipeline that resizes nothing
     with torch.no_grad():
-        seconds = predict_seconds(steps, batch(), rounds=2)
+        seconds = predict_seconds(steps, data, rounds=2)
     assert [len(taken) for taken in seconds] == [2, 2] and min(map(min, seconds)) > 0
     assert not any(step.model.training for step in steps)
