@@ -13,6 +13,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from man_mm.engine.log_processor import LocalLogProcessor
 from man_mm.localizing import Keys, choose_keys
 from man_mm.runs.missing_data import missing_data
 from man_mm.runs.misspelt_keys import unmatched_custom_keys
@@ -100,6 +101,7 @@ def main() -> None:
     refuse_different_configs(cfg)
     cfg, plan = plan_modules(cfg)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    runner.log_processor = LocalLogProcessor.of(runner.log_processor)  # tells the memory of back-propagation too
     if plan is not None:
         runner.logger.info(f'plan: {plan}')
     if keys is not None:

@@ -51,7 +51,7 @@ TIMED_ROUNDS = 9
 NUM_PICTURES, MIN_OBJECTS, SCORE_THRESHOLD = 4, 4, 0.4
 METRICS = {'AP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'AP75': 'coco/bbox_mAP_75'}
 STEP_LINE = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*?\bloss: ([\d.]+|nan|inf)')
-LOCAL_LOSS = re.compile(r'local_\d+/total: ([\d.]+|nan|inf)')
+LOCAL_LOSSES = re.compile(r'  local: (\S+(?: \S+)*)')
 AP_LINE = re.compile(r'Epoch\(val\)\s+\[(\d+)\]\[.*?bbox_mAP: (-?[\d.]+)')
 
 console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False)
@@ -90,8 +90,8 @@ def train(name: str, max_epochs: int, task: TaskID) -> None:
         step, validated = STEP_LINE.search(line), AP_LINE.search(line)
         if step:
             epoch, done, of, loss = int(step[1]), int(step[2]), int(step[3]), float(step[4])
-            local = ' '.join(f'{float(value):.2f}' for value in LOCAL_LOSS.findall(line))
-            losses = f'loss {loss:.2f}' + (f', local {local}' if local else '')
+            local = LOCAL_LOSSES.search(line)
+            losses = f'loss {loss:.2f}' + (f', local {local[1]}' if local else '')
             console.print(f'  {name:3}  epoch {epoch}/{max_epochs}  step {done:2}/{of}  {losses}')
             progress.update(task, completed=(epoch - 1) * of + done, total=max_epochs * of)
         elif validated:

@@ -1,4 +1,4 @@
-"""Write one HTML page on a set of runs: results, how their configs differ, curves, costs, pictures.
+"""Write one HTML page on a set of runs: accuracy, memory and time, how configs differ, curves, costs, pictures.
 
 The page needs nothing but itself: styles and pictures are inside, there is no script. Runs whose configs differ in the
 seed alone are one method.
@@ -8,13 +8,13 @@ import argparse
 import base64
 import io
 import json
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from _three_numbers import MISSING, first_metric, opening, spread
 from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
 from plot_training import draw as draw_training
@@ -23,7 +23,6 @@ from style import look, save, short_names
 
 from man_mm.analysis.runs import Run, group_runs, read_run
 
-MISSING = '-'
 TEMPLATE = 'report.html.j2'
 
 
@@ -57,16 +56,18 @@ def render(methods: dict[str, list[Run]], args: argparse.Namespace) -> str:
     """The page."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     first = [runs[0] for runs in methods.values()]
+    costs = json.loads(args.cost.read_text())['rows'] if args.cost else []
     return environment.get_template(TEMPLATE).render(
         title=args.title,
         names=list(methods),
+        opening=opening(methods, costs),
         results=result_table(methods),
         differences=difference_table(first),
         figures=[
             ('Training', encode(draw_curves(methods))),
             ('Modules', encode(draw_training([run.train for run in first], list(methods)))),
         ],
-        costs=cost_table(args.cost),
+        costs=cost_table(costs),
         pictures=[(path.stem.replace('_', ' '), embed(path)) for path in args.pictures],
         configs=[(name, runs[0].cfg.pretty_text) for name, runs in methods.items()],
         folders=[(name, ', '.join(run.folder for run in runs)) for name, runs in methods.items()],
@@ -74,24 +75,14 @@ def render(methods: dict[str, list[Run]], args: argparse.Namespace) -> str:
 
 
 def result_table(methods: dict[str, list[Run]]) -> list[list[str]]:
-    """A heading, and a row per method: scores at the end, loss, seconds of an iteration, with their spread."""
+    """A heading, and a row per method: scores at the end and loss, with their spread."""
     keys = list(dict.fromkeys(key for runs in methods.values() for run in runs for key in run.scores))
-    table = [['method', 'runs', *keys, 'main loss', 's / iteration']]
+    table = [['method', 'runs', *keys, 'main loss']]
     for name, runs in methods.items():
         cells = [spread([run.scores.get(key) for run in runs]) for key in keys]
         cells.append(spread([run.train[-1]['loss'] for run in runs]))
-        cells.append(spread([statistics.median(row['time'] for row in run.train if 'time' in row) for run in runs]))
         table.append([name, str(len(runs)), *cells])
     return table
-
-
-def spread(values: Sequence[float | None]) -> str:
-    """Mean, and the standard deviation over seeds where there are several."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return MISSING
-    mean = f'{statistics.mean(known):.4g}'
-    return mean if len(known) == 1 else f'{mean} \N{PLUS-MINUS SIGN} {statistics.stdev(known):.2g}'
 
 
 def difference_table(runs: Sequence[Run]) -> list[list[str]]:
@@ -107,11 +98,10 @@ def shorten(value: Any, most: int = 60) -> str:
     return text if len(text) <= most else f'{text[: most - 3]}...'
 
 
-def cost_table(path: Path | None) -> list[list[str]]:
-    """Peak memory and time of a step, as ratios to the first row too; empty without a file."""
-    if path is None:
+def cost_table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Peak memory and time of a step, as ratios to the first row too; empty without rows."""
+    if not rows:
         return []
-    rows = json.loads(path.read_text())['rows']
     table = [['config', 'peak (MiB)', '', 'step (s)', '']]
     for row in rows:
         cells = [Path(row['config']).stem]
@@ -124,7 +114,7 @@ def cost_table(path: Path | None) -> list[list[str]]:
 
 def draw_curves(methods: dict[str, list[Run]]) -> Figure:
     """Main losses of all runs, and the first metric of their validations."""
-    metric = next((key for runs in methods.values() for run in runs for key in run.scores), None)
+    metric = first_metric(methods)
     figure, axes = plt.subplots(1, 1 + bool(metric), figsize=(10, 3.6), squeeze=False, layout='constrained')
     for name, runs in methods.items():
         style = look(name)

@@ -17,6 +17,7 @@ from ..local.names import BACKBONES
 from ..readout import FollowedHeads, Readout, build_readout, refuse_unserved
 from ..registry import HOOKS
 from .last_batch import check_last_batch
+from .log_processor import LocalLogProcessor
 from .optim_wrapper import LocalOptimWrapper
 from .setup_record import check_fit, check_resume, describe, refuse_different_ranks, structure
 from .upstream_keys import refuse_upstream_keys
@@ -35,7 +36,8 @@ class FeatureBankHook(Hook):
     """Opens a step of the `LocalBackbone` with every training batch, drops it after the forward, also when it raises.
 
     Checks the whole set-up before training, binds the readout that fits the model, and logs under `local_MM/*` what the
-    local losses were, and under `bank_mib` what the bank held at most. Of several in a config, the last one acts.
+    local losses were, and under `bank_mib` what the bank held at most; a `LocalLogProcessor` in place of MMEngine's
+    makes a line of that. Of several in a config, the last one acts.
 
     Args:
         log: `terms` logs every local loss term, `total` one number a module.
@@ -67,6 +69,7 @@ class FeatureBankHook(Hook):
         self.bind(runner.model, runner.optim_wrapper)
         if self._backbone is not None and self._readout is not None:
             refuse_upstream_keys(runner.cfg, self._readout.host, self._backbone)
+            runner.log_processor = LocalLogProcessor.of(runner.log_processor)
         if self._backbone is not None and runner.train_dataloader is not None:
             batches = (runner.cfg.get('train_dataloader') or {}).get('num_batch_per_epoch')
             check_last_batch(runner.train_dataloader, self._backbone, runner.max_iters, batches)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from man_mm.analysis.runs import Run
 from man_mm.analysis.trained import load_trained
 
 from ..datasets.test_classification import pictures, write_cifar10
@@ -200,9 +201,62 @@ def test_the_report_is_one_page_that_tells_results_and_what_differs(run, work_di
     )
     page = Page((tmp_path / 'page.html').read_text())
     assert len(page.images) == 3 and {'A & B', 'K<2>', 'one picture'} <= set(page.words)
+    assert page.words.index('MiB at the peak') < page.words.index('Results')
     place = page.words.index('local.num_modules')
     assert page.words[place + 1 : place + 3] == ['4', '2']
     assert 'work_dir' not in page.words and 'randomness.seed' not in page.words
     assert any('\N{PLUS-MINUS SIGN}' in word for word in page.words)  # the two seeds of K=4
     with pytest.raises(SystemExit, match='3 names for 2 methods'):
         run('benchmarks/pictures/report.py', *folders, '--out', 'page.html', '--names', 'a', 'b', 'c')
+
+
+def a_run(num_modules, ap, seconds, seed=0, **logged):
+    cfg = dict(model=dict(backbone=dict(type='ResNet', depth=18)), randomness=dict(seed=seed))
+    if num_modules > 1:
+        cfg['model']['backbone'] = dict(
+            type='man_mm.LocalBackbone', backbone=cfg['model']['backbone'], num_modules=num_modules
+        )
+    train = [dict(step=step, loss=1.0, time=seconds, **logged) for step in (1, 2, 3)]
+    return Run('run', Config(cfg), train, [{'step': 1, 'coco/bbox_mAP': ap}])
+
+
+@pytest.fixture
+def opening(load):
+    return load('benchmarks/pictures/_three_numbers.py')['opening']
+
+
+def test_a_report_opens_with_accuracy_memory_and_time_beside_those_of_back_propagation(opening):
+    bp, man = a_run(1, 0.30, 0.5, memory=1000), a_run(4, 0.27, 0.75, memory=400)
+    man.train[1]['memory'] = 410  # MMEngine starts each line's peak anew
+    first = opening({'MAN': [man, a_run(4, 0.29, 0.75, seed=1, memory=410)], 'BP': [bp]}, [])
+    assert first.heading == ['coco/bbox_mAP', 'MiB at the peak', 'seconds an iteration']
+    assert [(number.text, number.beside) for number in first.rows['MAN']] == [
+        ('0.28 \N{PLUS-MINUS SIGN} 0.014', '0.02 below BP'),
+        ('410 \N{PLUS-MINUS SIGN} 0', '0.41 x BP'),
+        ('0.75 \N{PLUS-MINUS SIGN} 0', '1.50 x BP'),
+    ]
+    assert [number.beside for number in first.rows['BP']] == [''] * 3
+    alone = opening({'MAN': [man]}, [])
+    assert [number.beside for number in alone.rows['MAN']] == [''] * 3
+    assert any('back-propagation' in note for note in alone.notes)
+
+
+def test_the_peak_of_a_process_is_no_ratio_and_a_measured_step_goes_before_it(opening, tmp_path):
+    methods = {'BP': [a_run(1, 0.3, 0.5, peak_rss_mib=1200)], 'MAN': [a_run(4, 0.3, 1.0, peak_rss_mib=1300)]}
+    first = opening(methods, [])
+    assert [(row[1].text, row[1].beside) for row in first.rows.values()] == [('1200', ''), ('1300', '')]
+    assert first.rows['MAN'][0].beside == 'as BP' and 'libraries' in first.notes[0]
+    rows = []
+    for name, (run,) in methods.items():
+        run.cfg.dump(tmp_path / f'{name}.py')
+        rows.append(dict(config=str(tmp_path / f'{name}.py'), peak_mib=100 * len(name)))
+    first = opening(methods, rows)
+    assert [(row[1].text, row[1].beside) for row in first.rows.values()] == [('200', ''), ('300', '1.50 x BP')]
+    first = opening(methods, [*rows, rows[0]])  # of two rows for one method none is taken
+    assert first.rows['BP'][1].text == '1200'
+
+
+def test_a_run_without_scores_or_memory_says_so(opening):
+    first = opening({'BP': [Run('run', Config(), [dict(step=1, loss=1.0)], [])]}, [])
+    assert first.heading[0] == 'no score yet'
+    assert [number.text for number in first.rows['BP']] == ['-'] * 3 and 'not logged' in first.notes[0]

@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.model import is_model_wrapper
+from mmengine.runner import LogProcessor
 
 from man_mm.engine import FeatureBankHook, LocalOptimWrapper
 
@@ -47,6 +48,7 @@ class Trainer:
         self.cfg = Config()
         self.train_dataloader = None
         self.message_hub = MessageHub.get_instance(f'trainer-{id(self)}')
+        self.log_processor = LogProcessor()
         self.hook = FeatureBankHook()
         self.gradients = {}
         self.optimizer.register_step_pre_hook(self._record)
