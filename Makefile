@@ -1,4 +1,4 @@
-# make demo: train a small RetinaNet with MAN and by back-propagation, end with a table and pictures
+# make demo: train a small RetinaNet by back-propagation, lean and with MAN, end with a table and pictures
 # make test: run the test suite                                 make setup: what all need, once
 # make lint: format, lint, types, spelling, documentation       make check: lint and test
 # make test-long: the tests that take minutes, and those of MMSegmentation and MMPose, which it installs
