@@ -1,4 +1,4 @@
-"""The two pictures of the demo."""
+"""The pictures of the demo."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,8 @@ from matplotlib.patches import Patch, Rectangle
 matplotlib.use('Agg')  # no display needed
 
 Box = tuple[float, float, float, float]
-METHOD_COLOURS = ('#444444', '#d9480f')
+COLOURS = {'BP': '#444444', 'BP, recomputed': '#868e96', 'lean': '#1971c2', 'MAN': '#d9480f'}
+"""By method."""
 
 
 def pick_images(ann_file: Path, num_images: int, min_objects: int) -> list[dict[str, Any]]:
@@ -96,32 +97,49 @@ def draw_curves(path: Path, runs: Mapping[str, tuple[list[dict], list[dict]]]) -
     """
     figure = Figure(figsize=(11, 4.2), dpi=120, layout='constrained')
     left, right = figure.subplots(1, 2)
-    for (name, (train, val)), colour in zip(runs.items(), METHOD_COLOURS, strict=True):
-        left.plot([row['step'] for row in val], [100 * row['coco/bbox_mAP'] for row in val], 'o-', color=colour)
-        left.annotate(
-            f'{name} {100 * val[-1]["coco/bbox_mAP"]:.1f}',
-            (val[-1]['step'], 100 * val[-1]['coco/bbox_mAP']),
-            xytext=(6, 7 if colour == METHOD_COLOURS[0] else -13),
-            textcoords='offset points',
-            color=colour,
-            fontweight='bold',
+    for name, (train, val) in runs.items():
+        aps = [100 * row['coco/bbox_mAP'] for row in val]
+        left.plot(
+            [row['step'] for row in val], aps, 'o-', color=COLOURS[name], label=f'{name}, at the end {aps[-1]:.1f}'
         )
         steps = [row['step'] for row in train]
-        right.plot(steps, [row['loss'] for row in train], color=colour, linewidth=2, label=f'{name}: main loss')
+        right.plot(steps, [row['loss'] for row in train], color=COLOURS[name], linewidth=2, label=f'{name}: main loss')
         local = sorted(key for key in train[-1] if key.startswith('local_') and key.endswith('/total'))
         for i, key in enumerate(local):
-            style = dict(color=matplotlib.colormaps['viridis'](0.1 + 0.8 * i / max(1, len(local) - 1)), linestyle='--')
+            style = dict(color=COLOURS[name], linestyle=('--', '-.', ':')[i % 3])
             label = f'{name}: local loss of module {i}'
-            right.plot(steps, [row[key] for row in train], linewidth=1.3, label=label, **style)
+            right.plot(steps, [row[key] for row in train], linewidth=1.1, label=label, **style)
     left.set(xlabel='epoch', ylabel='COCO AP on the validation images', ylim=(0, None))
-    left.margins(x=0.16)
     right.set(xlabel='step', ylabel='training loss')
-    right.legend(frameon=False, fontsize=9)
     for axes in (left, right):
-        axes.grid(alpha=0.25)
-        axes.spines[['top', 'right']].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+        _plain(axes)
     left.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path)
+
+
+def draw_frontier(path: Path, panels: Mapping[str, tuple[str, Mapping[str, tuple[float, float]]]]) -> None:
+    """A panel a network: peak memory of a step against its time, both as ratios to back-propagation.
+
+    Args:
+        path: PNG to write.
+        panels: From a title to what the time is measured in, and (time, memory) by method.
+    """
+    figure = Figure(figsize=(5.2 * len(panels), 4.2), dpi=120, layout='constrained')
+    for axes, (title, (unit, points)) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for name, (time, memory) in points.items():
+            axes.plot(time, memory, 'o', color=COLOURS[name], markersize=9)
+            axes.annotate(name, (time, memory), xytext=(7, 5), textcoords='offset points', color=COLOURS[name])
+        axes.set(title=title, xlabel=f'{unit} of a step (BP = 1)', ylabel='peak memory of a step (BP = 1)')
+        axes.set_ylim(0, None)
+        axes.margins(x=0.25)
+        _plain(axes)
+    figure.savefig(path)
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(alpha=0.25)
+    axes.spines[['top', 'right']].set_visible(False)
 
 
 def as_xywh(boxes: np.ndarray) -> list[Box]:

@@ -1,5 +1,6 @@
 """Programs that the demo runs, line by line."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,8 +9,8 @@ from pathlib import Path
 __all__ = ['run_python']
 
 
-def run_python(command: list[str], log: Path, on_line: Callable[[str], None]) -> None:
-    """Run a Python program, write its output to `log`, and hand every line to `on_line`.
+def run_python(command: list[str], log: Path, on_line: Callable[[str], None], threads: int) -> None:
+    """Run a Python program on `threads` threads, write its output to `log`, and hand every line to `on_line`.
 
     Raises:
         RuntimeError: If it fails; with the end of its output.
@@ -18,7 +19,11 @@ def run_python(command: list[str], log: Path, on_line: Callable[[str], None]) ->
     with (
         log.open('w', encoding='utf-8') as file,
         subprocess.Popen(
-            [sys.executable, '-u', *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, '-u', *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, 'OMP_NUM_THREADS': str(threads)},
         ) as process,
     ):
         for line in process.stdout:
