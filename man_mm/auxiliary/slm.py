@@ -102,7 +102,7 @@ class SLM(Auxiliary):
         if not self.units and site.module == 0:  # the one that would have most: said once
             print_log(f'{key} has nothing to act on: SLMs have no units.', logger='current', level=logging.WARNING)
 
-    def _parameters_of_units(self, net: nn.Module) -> list[nn.Parameter]:
+    def _parameters_of_units(self, net: nn.Module) -> list[Tensor]:
         return [p for unit in self.units for p in unit.parameters(net)]
 
     def _pooled_taps(self, site: Site) -> dict[str, int]:

@@ -211,7 +211,7 @@ class Auxiliary(BaseModule):
         self.load_state_dict({own: sources[source] for own, source in self.mirrored_keys().items()}, strict=False)
 
     def follow_weights(self, net: nn.Module) -> None:
-        """Called after every optimizer step: move what follows `net`'s weights, the wrapped backbone's, towards them."""
+        """Called after every optimizer step: move what follows weights of `net`, the backbone, towards them."""
 
     def follow_mode(self, net: nn.Module) -> None:
         """Give mirrored layers the train / eval state of the layers in `net` that they mirror."""
