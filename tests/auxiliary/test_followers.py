@@ -9,10 +9,12 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from man_mm.analysis.module_rows import module_rows
+from man_mm.engine import LocalAmpOptimWrapper
 
 from ..helpers.classification import batch as labelled
 from ..helpers.classification import classifier, make
 from ..helpers.detection import batch, build, retinanet
+from ..helpers.precision import mixed_precision_for_tests
 from ..helpers.runs import make_coco, run_config, runner
 from ..helpers.training import Trainer, assert_equal, named, reached, trainer
 
@@ -110,6 +112,16 @@ def test_eager_steps_end_in_the_weights_of_ordinary_steps():
         run.step()
         run.step(batch(first=1))
     assert_equal(*(dict(run.model.state_dict()) for run in runs))
+
+
+def test_they_follow_in_mixed_precision():
+    with mixed_precision_for_tests():
+        model = build(retinanet(4, auxiliary=QUARTER))
+        run = Trainer(model, LocalAmpOptimWrapper, dtype='bfloat16', loss_scale=dict(init_scale=2.0**10))
+        start = values(model, units(model))
+        run.step()
+    assert_equal(values(model, units(model)), averaged(start, mirrored_values(model)))
+    assert any(not torch.equal(value, values(model, units(model))[name]) for name, value in start.items())
 
 
 @pytest.mark.parametrize('optimizer', ['SGD', 'AdamW'])
