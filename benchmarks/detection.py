@@ -45,6 +45,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     'lean-c256': (LEAN, {'auxiliary.channels': 256}),
     'lean-a3': (LEAN, {f'{HEAD}.anchor_generator.scales_per_octave': 1}),
     'lean-copy': (LEAN_COPY, {}),
+    'lean-follow': ('man/retinanet_r50_manlean-follow_k4_bccd.py', {}),
     'lean-copy-later': (LEAN_COPY, {'auxiliary.cut_stage': False}),
     'lean-c128-h128': (LEAN, {'auxiliary.channels': 128, 'auxiliary.neck.out_channels': 128} | MIDDLE_HEAD),
     'lean-share': (LEAN, {'share': 'stage', 'num_modules': 8}),

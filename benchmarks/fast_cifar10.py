@@ -17,6 +17,8 @@ CONFIGS = {
     'man': 'man/resnet32_man_k16_cifar10.py',
     'man-nobank': 'man/resnet32_man-nobank_k16_cifar10.py',
     'man-lean': 'man/resnet32_manlean_k16_cifar10.py',
+    'man-follow': 'man/resnet32_man-follow_k16_cifar10.py',
+    'man-frozen': 'man/resnet32_man-frozen_k16_cifar10.py',
     'dgl': 'dgl/resnet32_dgl_k16_cifar10.py',
     'predsim': 'predsim/resnet32_predsim_k16_cifar10.py',
     'infopro': 'infopro/resnet32_infopro_k16_cifar10.py',

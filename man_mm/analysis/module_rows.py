@@ -21,6 +21,8 @@ class ModuleRow:
         parameters: Trainable parameters of the units.
         auxiliary_parameters: Trainable parameters of the auxiliary that trains it: units, neck, private heads. Of one
             that modules share, they count in the first of these modules; 0 in the others.
+        fixed_parameters: The other parameters of that auxiliary, which have neither gradient nor optimizer state: units
+            that follow or stay as they are, norms as frozen as the mirrored ones.
         reads: Taps that the auxiliary, or for the last module the model, takes from the feature bank.
         writes: Taps that the module makes and banks; the last module's go to the model directly.
     """
@@ -30,6 +32,7 @@ class ModuleRow:
     stages: tuple[str, ...]
     parameters: int
     auxiliary_parameters: int
+    fixed_parameters: int
     reads: tuple[str, ...]
     writes: tuple[str, ...]
 
@@ -42,15 +45,15 @@ def module_rows(backbone: LocalBackbone) -> list[ModuleRow]:
     for module in backbone.local_modules:
         units, auxiliary = module.units, module.auxiliary
         writes = [unit for unit in units if unit.tap in backbone.banked]
+        own = [] if auxiliary is None or auxiliary in counted else list(auxiliary.parameters())
         rows.append(
             ModuleRow(
                 module=module.index,
                 units=tuple(unit.name for unit in units),
                 stages=tuple(dict.fromkeys(unit.stage for unit in units)),
                 parameters=sum(_trainable(unit.parameters(backbone.backbone)) for unit in units),
-                auxiliary_parameters=_trainable(
-                    () if auxiliary is None or auxiliary in counted else auxiliary.parameters()
-                ),
+                auxiliary_parameters=_trainable(own),
+                fixed_parameters=sum(p.numel() for p in own) - _trainable(own),
                 reads=tuple(unit.tap for unit in earlier if _reads(backbone, module, unit)),
                 writes=tuple(unit.tap for unit in writes),
             )

@@ -16,6 +16,9 @@ from .layers import reset_weights
 
 __all__ = ['SLM']
 
+FOLLOW_MOMENTUM = 0.005
+"""That of Momentum Auxiliary Networks for COCO, where 0.995 is the share of the own weights."""
+
 
 @MODELS.register_module()
 @strict_keys
@@ -34,6 +37,17 @@ class SLM(Auxiliary):
         tail: The layers that `finish` applies after the units, e.g. EDSR's upsampler: `private` for copies, `shared`
             for the backbone's own, which every local loss then trains (see `shared_head_grad`), or a dict from a
             layer's name to the config of the one to use instead, None to leave it out.
+        follow: `ema` lets the units follow the units that they mirror: after every optimizer step their weights become
+            `(1 - follow_momentum) * own + follow_momentum * mirrored`, the formula of MMEngine's
+            `ExponentialMovingAverage` (Momentum Auxiliary Networks, ECCV 2024, have such a block and train another one
+            beside it). They have no gradient, optimizer state or weight decay; gradients pass through them to the
+            module, and neck, head and tail train as ever.
+            Running statistics are their own: they describe what comes out of the module, not what the mirrored units
+            see, and a norm reads them only where `norm_eval` keeps both as they are. With `share='stage'` they follow
+            what the first of the modules mirrors.
+        follow_momentum: The share of the mirrored weights, in (0, 1].
+        trainable: False leaves the units at the weights that they start from, without gradients of their own. Units
+            that follow are not trained either way.
         bank_vectors: Join the feature bank's pooled taps, (N, C) for every stage that ended in an earlier module, to
             the features that the head reads, each normalised over its channels. For classifiers, and a head of its own.
         kwargs: See `Auxiliary`.
@@ -50,11 +64,15 @@ class SLM(Auxiliary):
         cut_stage: bool = True,
         tail: str | dict[str, Any] = 'private',
         bank_vectors: bool = False,
+        follow: str | None = None,
+        follow_momentum: float = FOLLOW_MOMENTUM,
+        trainable: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(site, **kwargs)
         if init not in ('copy', 'random'):
             raise ValueError(f"auxiliary.init={init!r} must be 'copy' or 'random'.")
+        _check_follow(follow, follow_momentum, init)
         count('auxiliary.units_per_stage', units_per_stage, least=0)
         self.init = init
         self.units = site.unrolled.first_of_remaining_stages(
@@ -73,6 +91,19 @@ class SLM(Auxiliary):
         self.vectors = self._pooled_taps(site) if switch('auxiliary.bank_vectors', bank_vectors) else {}
         self.reads_pooled = bool(self.vectors)
         self._widths = {} if self.units else self._width_without_units(site, own_tail)
+        self.follows = follow is not None
+        self.follow_momentum = follow_momentum
+        if self.follows or not switch('auxiliary.trainable', trainable):
+            self._hold_units(site, f'auxiliary.follow={follow!r}' if self.follows else 'auxiliary.trainable=False')
+
+    def _hold_units(self, site: Site, key: str) -> None:
+        for p in self._parameters_of_units(self.layers):
+            p.requires_grad_(False)
+        if not self.units and site.module == 0:  # the one that would have most: said once
+            print_log(f'{key} has nothing to act on: SLMs have no units.', logger='current', level=logging.WARNING)
+
+    def _parameters_of_units(self, net: nn.Module) -> list[Tensor]:
+        return [p for unit in self.units for p in unit.parameters(net)]
 
     def _pooled_taps(self, site: Site) -> dict[str, int]:
         """Pooled taps of the modules before this one, and their channels."""
@@ -153,12 +184,34 @@ class SLM(Auxiliary):
         keys = self.layers.state_dict()
         return {f'layers.{key}': key for key in keys if key.startswith(mirrored) or key in self.tensors}
 
+    @torch.no_grad()
+    def follow_weights(self, net: nn.Module) -> None:
+        """See `Auxiliary.follow_weights`."""
+        if self.follows and self.units:
+            own, mirrored = self._parameters_of_units(self.layers), self._parameters_of_units(net)
+            torch._foreach_lerp_(own, mirrored, self.follow_momentum)
+
     def follow_mode(self, net: nn.Module) -> None:
         """See `Auxiliary.follow_mode`."""
         for path in self.paths:
             pairs = zip(self.layers.get_submodule(path).modules(), net.get_submodule(path).modules(), strict=True)
             for own, source in pairs:
                 own.training = source.training
+
+
+def _check_follow(follow: Any, momentum: Any, init: str) -> None:
+    """Raise ValueError if units cannot follow like that."""
+    if follow not in (None, 'ema'):
+        raise ValueError(f"auxiliary.follow={follow!r} must be None or 'ema'.")
+    if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 < momentum <= 1:
+        raise ValueError(f'auxiliary.follow_momentum={momentum!r} must be a number, more than 0 and at most 1.')
+    if follow is None and momentum != FOLLOW_MOMENTUM:
+        raise ValueError(f"auxiliary.follow_momentum={momentum!r} needs auxiliary.follow='ema'.")
+    if follow is not None and init != 'copy':
+        raise ValueError(
+            f"auxiliary.follow={follow!r} needs auxiliary.init='copy', not {init!r}: an average of weights starts from "
+            'them.'
+        )
 
 
 def _own_tail(tail: str | dict[str, Any], paths: tuple[str, ...]) -> tuple[str, ...]:

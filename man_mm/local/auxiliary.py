@@ -137,6 +137,8 @@ class Auxiliary(BaseModule):
     """Whether it reads the backbone's outputs of earlier modules from the feature bank."""
     reads_pooled = False
     """Whether it reads the pooled taps of earlier modules from the feature bank."""
+    follows = False
+    """Whether weights of it follow those of the wrapped backbone, see `follow_weights`."""
     least_images = 1
     """The smallest batch that it trains on: 2 where vectors are normalised or compared over the batch."""
 
@@ -207,6 +209,9 @@ class Auxiliary(BaseModule):
         """Start the mirrored weights from `net`'s."""
         sources = net.state_dict()
         self.load_state_dict({own: sources[source] for own, source in self.mirrored_keys().items()}, strict=False)
+
+    def follow_weights(self, net: nn.Module) -> None:
+        """Called after every optimizer step: move what follows weights of `net`, the backbone, towards them."""
 
     def follow_mode(self, net: nn.Module) -> None:
         """Give mirrored layers the train / eval state of the layers in `net` that they mirror."""

@@ -55,6 +55,8 @@ DETECTION = {
     'dgl': config(3, None, PYRAMID),
     'man without slm': config(3, None, dict(PYRAMID, banked_levels=True)),
     'slim': config(3, None, SLIM),
+    'followers': config(3, None, dict(PRIVATE, follow='ema'), optimizer=None),
+    'frozen units': config(3, None, dict(PRIVATE, init='random', trainable=False), eager_step=True),
     'eager_step': config(3, None, PRIVATE, optimizer=None, eager_step=True),
     'with_cp': config(2, dict(with_cp=True)),
     'bp with_cp': config(None, dict(with_cp=True)),

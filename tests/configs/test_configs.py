@@ -171,13 +171,15 @@ def test_names_say_rule_and_number_of_modules(name):
     auxiliary = wrapped(cfg).auxiliary
     if rule == 'dgl' and cfg.default_scope == 'mmagic':  # the module's output through the tail
         assert (auxiliary.type, auxiliary.units_per_stage, wrapped(cfg).bank) == ('man_mm.SLM', 0, False)
-    elif cfg.default_scope == 'mmdet' and '_manlean' in name and '-copy_' not in name:
+    elif cfg.default_scope == 'mmdet' and '_manlean' in name and '-copy_' not in name and '-follow_' not in name:
         assert auxiliary.type == 'man_mm.SlimSLM'
     elif cfg.default_scope == 'mmdet' and (rule == 'dgl' or '_man-noslm_' in name):
         assert (auxiliary.type, auxiliary.get('banked_levels', False)) == ('man_mm.DGLPyramid', rule == 'man')
     else:
         assert auxiliary.type.lower() == {'man': 'man_mm.slm'}.get(rule, f'man_mm.{rule}')
     assert f'_k{wrapped(cfg).num_modules}_' in name
+    assert ('-follow_' in name) == (auxiliary.get('follow') is not None)
+    assert ('-frozen_' in name) == (not auxiliary.get('trainable', True))
 
 
 @pytest.mark.parametrize('name', WITH_OWN_TWIN)

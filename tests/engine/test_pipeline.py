@@ -121,6 +121,7 @@ def test_scaling_the_learning_rate_by_processes_is_refused():
         ({}, "auxiliary.head, auxiliary.neck or auxiliary.tail is 'shared'"),
         (dict(auxiliary=dict(head='private', neck='shared')), 'e.g. neck'),
         (dict(auxiliary=dict(head='private'), clip_grad=dict(max_norm=1)), 'clip_grad.per_module=True'),
+        (dict(auxiliary=dict(head='private', follow='ema')), 'auxiliary.follow lets units of auxiliaries follow'),
     ],
 )
 def test_what_makes_processes_wait_for_each_other_is_refused(options, words):

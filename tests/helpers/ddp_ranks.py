@@ -25,6 +25,7 @@ WRAPPERS = {
     'by module': LocalDistributedDataParallel,
 }
 SHARED = dict(num_modules=9, auxiliary=dict(cut_stage=False), model_options=dict(share='stage'))
+FOLLOWERS = dict(auxiliary=dict(follow='ema', follow_momentum=0.5))
 GRADIENTS = {
     'shared': {},
     'private': dict(auxiliary=dict(head='private')),
@@ -39,12 +40,14 @@ GRADIENTS = {
 STEPS = {
     'plain': {},
     'steps, shared auxiliaries': SHARED,
+    'followers': FOLLOWERS,
 }
 EAGER = {
     'eager': {},
     'eager, clipped': dict(clip_grad=dict(max_norm=0.05, per_module=True)),
     'eager, private': dict(auxiliary=dict(head='private')),
     'eager, shared auxiliaries': SHARED,
+    'eager, followers': FOLLOWERS,
 }
 RULES = ('man', 'dgl', 'infopro', 'auglocal')
 """Those whose loss is a mean over images; PredSim's and the contrastive one compare the images of a batch."""

@@ -31,12 +31,19 @@ def as_table(rows: list[ModuleRow], title: str) -> Table:
         column.justify = 'right'
     for row in rows:
         units = row.units[0] if len(row.units) == 1 else f'{row.units[0]} .. {row.units[-1]} ({len(row.units)})'
-        counts = (f'{row.parameters:,}', f'{row.auxiliary_parameters:,}')
+        counts = (f'{row.parameters:,}', as_count(row.auxiliary_parameters, row.fixed_parameters))
         table.add_row(str(row.module), units, ' '.join(row.stages), *counts, ' '.join(row.reads), ' '.join(row.writes))
-    totals = (sum(row.parameters for row in rows), sum(row.auxiliary_parameters for row in rows))
+    trained, own, fixed = (
+        sum(getattr(row, key) for row in rows) for key in ('parameters', 'auxiliary_parameters', 'fixed_parameters')
+    )
     table.add_section()
-    table.add_row('all', f'{sum(len(row.units) for row in rows)} units', '', *(f'{total:,}' for total in totals))
+    table.add_row('all', f'{sum(len(row.units) for row in rows)} units', '', f'{trained:,}', as_count(own, fixed))
     return table
+
+
+def as_count(trained: int, fixed: int) -> str:
+    """Parameters that train, and those that do not, where there are any."""
+    return f'{trained:,} + {fixed:,} fixed' if fixed else f'{trained:,}'
 
 
 def main() -> None:

@@ -27,6 +27,11 @@ def refuse_dependence(host: nn.Module, backbone: LocalBackbone, optim_wrapper: O
             f'parameters of the last process, e.g. {names[0]}, so that each process would wait for all the others in '
             "every step. Set head='private', the config of a neck, tail='private'."
         )
+    if any(auxiliary.follows for auxiliary in backbone.auxiliaries):
+        raise ValueError(
+            f'auxiliary.follow lets units of auxiliaries follow later ones of the backbone, which other processes '
+            f'{WHERE} train: this one has old weights of them. Leave it out.'
+        )
     if optim_wrapper.clip_grad_kwargs and not optim_wrapper.clip_per_module:
         raise ValueError(
             f'optim_wrapper.clip_grad clips by one norm over all parameters, of which each process {WHERE} has a part '
