@@ -36,13 +36,16 @@ class FakeTrainStep(TrainStep):
             more. The rest is as on a CPU.
 
     Raises:
-        ValueError: On a step, if the model decides by values that it predicts, e.g. proposals, so that its memory
-            cannot be told without them, or runs other compiled operators.
+        ValueError: On a step, if the model decides by values that it predicts, e.g. by boxes that a cascade refines, so
+            that its memory cannot be told without them, or runs other compiled operators. Proposals of a first stage
+            have stand-ins: as many as it may make, and the most samples of them.
     """
 
     def __init__(self, cfg: Config, device: str = 'cpu') -> None:
         cfg = Config(cfg.to_dict())
-        self.branches = readout_of(cfg).cuda_branches if device != 'cpu' else nullcontext
+        readout = readout_of(cfg)
+        self.branches = readout.cuda_branches if device != 'cpu' else nullcontext
+        self.without_predictions = readout.without_predictions
         mixed = is_mixed(cfg)
         if mixed:
             cfg.optim_wrapper = _without_amp(cfg.optim_wrapper)
@@ -86,12 +89,12 @@ class FakeTrainStep(TrainStep):
         """Train on `batch`, of which the images become fake."""
         fake = tree_map_only(Tensor, self.mode.from_tensor, batch['inputs'])
         try:
-            with _NumbersOfFakes(), _ArraysOfFakes(), self.branches():
+            with _NumbersOfFakes(), _ArraysOfFakes(), self.branches(), self.without_predictions(self.mode):
                 super().__call__({**batch, 'inputs': fake})
         except (RuntimeError, NotImplementedError) as error:  # what torch raises where a fake tensor has no answer
             raise ValueError(
                 f'a step of {type(self.model).__name__} cannot be estimated. If it decides by what it predicts, as '
-                'proposals and their suppression do, or runs compiled operators, it can but be measured. The error was '
+                'the stages of a cascade do, or runs compiled operators, it can but be measured. The error was '
                 f'{type(error).__name__}: {str(error).partition(chr(10))[0]}'
             ) from error
 

@@ -215,6 +215,11 @@ class Readout:
         """Inside, fake tensors on a CPU go the host library's way on CUDA where it is another one."""
         return nullcontext()
 
+    @staticmethod
+    def without_predictions(mode: Any) -> AbstractContextManager[None]:
+        """Inside, a model that decides by what it predicts gets stand-ins for it where tensors are fake, of `mode`."""
+        return nullcontext()
+
     def check_batch(self, inputs: Any, targets: Any) -> None:
         """Raise ValueError if the host cannot train on a batch."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.structures import InstanceData
@@ -18,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from ..local import Auxiliary, evaluating
 from .base import HostTask, Readout, register_readout, register_unserved
 from .once_a_batch import OnceABatch
+from .proposals import without_predictions
 
 __all__ = ['DetectorReadout', 'DetectorTask']
 
@@ -104,6 +106,8 @@ class DetectorReadout(Readout):
         corner = torch.rand(BOXES, 2, generator=generator) * (sides - extent)
         bboxes, labels = torch.cat([corner, corner + extent], dim=1), torch.zeros(BOXES, dtype=torch.int64)
         sample.gt_instances = InstanceData(bboxes=bboxes, labels=labels)
+        if _reads_masks(cfg.model):
+            sample.gt_instances.masks = _filled(bboxes, size)
         sample.ignored_instances = InstanceData(bboxes=bboxes[:0], labels=labels[:0])
         return sample
 
@@ -111,6 +115,11 @@ class DetectorReadout(Readout):
     def cuda_branches() -> AbstractContextManager[None]:
         """See `Readout.cuda_branches`: the compiled focal loss and deformable attention, idle here."""
         return _cuda_branches()
+
+    @staticmethod
+    def without_predictions(mode: Any) -> AbstractContextManager[None]:
+        """See `Readout.without_predictions`: proposals, and masks of objects."""
+        return without_predictions(mode)
 
     def check(self, auxiliary: Auxiliary) -> None:
         """See `Readout.check`; also whether the neck makes as many maps as the heads have priors for."""
@@ -125,6 +134,20 @@ class DetectorReadout(Readout):
                     f'{name} has priors for {len(strides)} levels, of strides {strides} px, but '
                     f'{source}.num_outs={num_outs}: a local loss needs one map for every level.'
                 )
+
+
+def _reads_masks(model: Any) -> bool:
+    """Whether the config of a model or of a part of it has a head for masks of objects."""
+    parts = [part for part in model.values() if isinstance(part, dict)]
+    return 'mask_head' in model or any(_reads_masks(part) for part in parts)
+
+
+def _filled(bboxes: Tensor, size: tuple[int, int]) -> Any:
+    """Masks of objects that fill their boxes."""
+    masks = np.zeros((len(bboxes), *size), dtype=np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, bboxes.int().tolist(), strict=True):
+        mask[top:bottom, left:right] = 1
+    return import_module('mmdet.structures.mask').BitmapMasks(masks, *size)
 
 
 def _strides(host: Any, auxiliary: Auxiliary) -> Iterator[tuple[str, list[float]]]:

@@ -9,15 +9,17 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from man_mm.analysis.batches import synthetic_batch
 from man_mm.analysis.cost import step_cost
 from man_mm.analysis.estimate import FakeTrainStep, is_mixed
 from man_mm.analysis.step import TrainStep
 from man_mm.engine import LocalAmpOptimWrapper, LocalOptimWrapper
+from man_mm.readout.proposals import given_proposals
 from man_mm.versions import is_autocast_on
 
 from ..helpers.classification import RULES, classifier
 from ..helpers.classification import batch as labelled
-from ..helpers.detection import FPN, RETINA_HEAD, batch, retinanet
+from ..helpers.detection import CLASSES, FPN, RETINA_HEAD, batch, retinanet
 from ..helpers.detectors import DETECTORS, detector
 from ..helpers.restoration import batch as pairs
 from ..helpers.restoration import editor
@@ -74,7 +76,7 @@ DETECTION = {
     'last': config(2, None, dict(shared_head_grad='last')),
     'batch norm in training': config(2, dict(norm_eval=False)),
     'frozen stages': config(2, dict(frozen_stages=1)),
-    **{name: step_config(detector(name), optimizer=PLAIN) for name in DETECTORS if 'rcnn' not in name},
+    **{name: step_config(detector(name), optimizer=PLAIN) for name in DETECTORS},
 }
 OTHERS = {
     **{rule: (classifier(rule), labelled, 'mmpretrain') for rule in RULES},
@@ -86,7 +88,9 @@ OTHERS = {
 
 
 def assert_exact(cfg, data):
-    measured, estimated = step_cost(TrainStep(cfg), data), step_cost(FakeTrainStep(cfg), data)
+    with given_proposals():
+        measured = step_cost(TrainStep(cfg), data)
+    estimated = step_cost(FakeTrainStep(cfg), data)
     assert estimated.peak_bytes == measured.peak_bytes > 0
     assert estimated.split == measured.split
     for ours, theirs in zip(estimated.phases, measured.phases, strict=True):
@@ -146,13 +150,58 @@ def test_a_config_is_left_as_it_was():
     assert cfg.to_dict() == before
 
 
-@pytest.mark.parametrize('num_modules', [None, 3])
-def test_a_detector_that_looks_at_its_proposals_is_refused(num_modules):
-    model = detector('faster_rcnn')
+# Two stages
+
+
+def mask_rcnn(num_modules):
+    model = detector('faster_rcnn', num_modules or 3)
     if num_modules is None:
         model['backbone'] = model['backbone']['backbone']
-    with pytest.raises(ValueError, match=r'step of FasterRCNN cannot be estimated\. If it decides by what it predicts'):
-        step_cost(FakeTrainStep(step_config(model)), batch())
+    extractor = {**model['roi_head']['bbox_roi_extractor'], 'roi_layer': dict(type='RoIAlign', output_size=6)}
+    head = dict(type='FCNMaskHead', num_convs=1, in_channels=8, conv_out_channels=8, num_classes=CLASSES)
+    roi_head = dict(model['roi_head'], mask_roi_extractor=extractor, mask_head=head)
+    train_cfg = dict(model['train_cfg'], rcnn=dict(model['train_cfg']['rcnn'], mask_size=12))
+    return dict(model, type='MaskRCNN', roi_head=roi_head, train_cfg=train_cfg)
+
+
+@pytest.mark.parametrize('num_modules', [None, 3])
+def test_masks_are_cropped_from_maps_of_the_whole_image_in_an_estimate_too(num_modules):
+    cfg = step_config(mask_rcnn(num_modules), optimizer=PLAIN)
+    data = synthetic_batch(cfg, 2, (64, 96))
+    with given_proposals():
+        measured = step_cost(TrainStep(cfg), data)
+    estimated = step_cost(FakeTrainStep(cfg), data)
+    assert estimated.peak_bytes == pytest.approx(measured.peak_bytes, rel=1e-3)
+    assert estimated.flops == measured.flops
+
+
+def test_what_a_first_stage_proposes_by_itself_takes_no_more_than_estimated():
+    cfg = step_config(mask_rcnn(None), optimizer=PLAIN)
+    data = synthetic_batch(cfg, 2, (64, 96))
+    own, estimated = step_cost(TrainStep(cfg), data), step_cost(FakeTrainStep(cfg), data)
+    assert 0.8 * estimated.peak_bytes < own.peak_bytes <= estimated.peak_bytes
+
+
+def test_an_image_without_objects_has_proposals_too():
+    data = batch(1, boxes=[])
+    assert_exact(step_config(detector('faster_rcnn'), optimizer=PLAIN), data)
+
+
+def test_a_first_stage_proposes_by_itself_again_afterwards():
+    head = import_module('mmdet.models.dense_heads.base_dense_head').BaseDenseHead
+    before = head.loss_and_predict
+    step = FakeTrainStep(step_config(mask_rcnn(None), optimizer=PLAIN))
+    step.model.neck.forward = broken
+    with pytest.raises(ValueError, match='cannot be estimated'):
+        step(batch())
+    assert head.loss_and_predict is before
+
+
+def test_a_model_that_decides_by_what_it_predicts_is_refused():
+    step = FakeTrainStep(DETECTION['bp'])
+    step.model.bbox_head.loss = lambda features, samples: dict(loss=features[0][features[0] > 0].sum())
+    with pytest.raises(ValueError, match=r'step of RetinaNet cannot be estimated\. If it decides by what it predicts'):
+        step(batch())
 
 
 def broken(*args):

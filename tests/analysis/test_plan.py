@@ -19,9 +19,11 @@ from man_mm.analysis.planner import (
 )
 from man_mm.analysis.planner import plan as planning
 from man_mm.analysis.step import TrainStep, build_model
+from man_mm.readout.proposals import given_proposals
 
 from ..helpers.classification import classifier
 from ..helpers.detection import FPN, RETINA_HEAD, retinanet
+from ..helpers.detectors import detector
 from ..helpers.restoration import editor
 
 SIZE = (256, 256)
@@ -247,10 +249,13 @@ def test_classification_and_super_resolution_are_planned_too():
         assert least - 64 < measured(plan.cfg, plan.size).peak_bytes <= least
 
 
-def test_a_model_that_cannot_be_estimated_says_so():
-    cfg = Config.fromfile('configs/man/faster-rcnn_r50_man_k4_coco.py')
-    with pytest.raises(ValueError, match='cannot be estimated'):
-        make_plan(cfg, EVERYTHING, SIZE)
+def test_a_two_stage_detector_is_planned_too():
+    model = detector('faster_rcnn')
+    model['backbone']['probe_size'] = (64, 64)
+    plan = make_plan(config(model))
+    assert plan.chosen.setting == Setting(1)
+    with given_proposals():
+        assert plan.chosen.peak_bytes == measured(plan.cfg, plan.size).peak_bytes
 
 
 @pytest.mark.parametrize(

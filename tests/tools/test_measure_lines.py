@@ -13,7 +13,6 @@ from man_mm.analysis.memory import KINDS
 
 from ..helpers.classification import classifier
 from ..helpers.detection import retinanet
-from ..helpers.detectors import detector
 from ..helpers.processes import ROOT, python
 from ..helpers.runs import make_coco, run_config, write_config
 from ..helpers.steps import step_config
@@ -38,7 +37,6 @@ def run(tmp_path, monkeypatch):
         bp=step_config(retinanet(None)),
         man=step_config(retinanet(3)),
         cls=step_config(classifier('dgl'), 'mmpretrain'),
-        two_stage=step_config(detector('faster_rcnn')),
         amp=step_config(retinanet(None), loss_scale='dynamic'),
         other=step_config(retinanet(None), 'mmseg'),
     )
@@ -152,7 +150,6 @@ def test_a_gpu_that_is_not_there_is_no_device_but_for_estimates(run, capsys):
 REFUSED = {
     'no data': (('data.py', '--cfg-options', 'train_dataloader.dataset.data_root=nowhere/'), 'The data set is missing'),
     'unknown task': (('other.py', *SMALL, '--estimate'), r"default_scope='mmseg': a batch without data is known for"),
-    'two-stage': (('two_stage.py', *SMALL, '--estimate'), 'a step of FasterRCNN cannot be estimated'),
     'precision': (('amp.py', *SMALL), r'amp\.py trains in mixed precision, .* on a GPU only'),
     'libraries': (('bp.py', 'cls.py', *SMALL, '--estimate'), r"several libraries .*'bp\.py': 'mmdet', 'cls\.py'"),
 }
