@@ -24,8 +24,14 @@ from pip._internal.commands import create_command
 
 from ..helpers.commands import ROOT, blocks, commands
 
-COMMANDS = [pytest.param(command.words, id=command.where) for command in commands()]
-CONFIGS = [block for block in blocks() if block.language == 'python' and '_base_ =' in block.text]
+WALKED = 'docs/tutorial.md'
+"""Executed as a whole by test_tutorial.py."""
+COMMANDS = [
+    pytest.param(command.words, id=command.where) for command in commands() if not command.where.startswith(WALKED)
+]
+CONFIGS = [
+    block for block in blocks() if block.language == 'python' and '_base_ =' in block.text and block.page != WALKED
+]
 ESTIMATE = 'docs/data/memory_resnet32.json'
 OUTPUTS = {
     'compare_sr.py': 'out',

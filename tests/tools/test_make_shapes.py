@@ -40,6 +40,17 @@ def test_boxes_lie_inside_the_images(shapes):
             assert x + width <= sizes[annotation['image_id']][0] and y + height <= sizes[annotation['image_id']][1]
 
 
+def test_outlines_fill_the_boxes(shapes):
+    coco = json.loads((shapes / 'annotations/train.json').read_text())
+    for annotation in coco['annotations']:
+        x, y, width, height = annotation['bbox']
+        points = [
+            point for outline in annotation['segmentation'] for point in zip(outline[::2], outline[1::2], strict=True)
+        ]
+        xs, ys = zip(*points, strict=True)
+        assert (min(xs), min(ys), max(xs), max(ys)) == (x, y, x + width - 1, y + height - 1)
+
+
 def test_only_a_damaged_data_set_is_drawn_again(shapes, tmp_path):
     make(tmp_path / 'shapes')
     image = tmp_path / 'shapes/train/00001.png'

@@ -23,7 +23,7 @@ MAX_OBJECTS = 6
 MAX_COVER = 0.25  # of an object's area that later ones may hide
 SUPERSAMPLING = 4  # edges are drawn finer and averaged down
 STAMP = 'recipe.json'
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 
 
 def parse_args() -> argparse.Namespace:
@@ -119,6 +119,12 @@ def coco_box(mask: np.ndarray) -> list[int]:
     return [int(v) for v in (columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1)]
 
 
+def coco_polygons(mask: np.ndarray) -> list[list[int]]:
+    """COCO's outlines [x, y, x, y, ...] in px of a mask."""
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return [outline.flatten().tolist() for outline in outlines if len(outline) > 2]
+
+
 def write_split(root: Path, split: str, num_images: int, seed: int) -> None:
     """Draw the images of a split and write them with their annotations below `root`."""
     (root / split).mkdir()
@@ -131,7 +137,7 @@ def write_split(root: Path, split: str, num_images: int, seed: int) -> None:
             raise OSError(f'cannot write {root / split / name}')
         images.append(dict(id=i + 1, file_name=name, width=SIZE, height=SIZE))
         for category, mask in objects:
-            box = dict(bbox=coco_box(mask), area=int(mask.sum()), iscrowd=0)
+            box = dict(bbox=coco_box(mask), segmentation=coco_polygons(mask), area=int(mask.sum()), iscrowd=0)
             annotations.append(dict(id=len(annotations) + 1, image_id=i + 1, category_id=category + 1, **box))
     categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
     content = dict(images=images, annotations=annotations, categories=categories)
