@@ -1,5 +1,5 @@
-# 500 steps; one learning rate for both methods, not compared with others on this model.
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=20, val_interval=4)
+# 400 steps; one learning rate for all methods, not compared with others on this model.
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=16, val_interval=4)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
@@ -9,5 +9,5 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', begin=0, end=20, by_epoch=True, eta_min_ratio=0.01, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', begin=0, end=16, by_epoch=True, eta_min_ratio=0.01, convert_to_iter_based=True),
 ]

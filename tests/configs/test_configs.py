@@ -56,6 +56,8 @@ def narrow(cfg, width=WIDTH, name=''):
         small.update(stem_channels=small['base_channels'], depth=SHALLOW.get(cfg['depth'], cfg['depth']))
     if 'stacked_convs' in small:
         small['stacked_convs'] = 1
+    if 'num_groups' in small:
+        small['num_groups'] = 1  # fewer channels than groups are left
     if small.get('type') == 'man_mm.YOLOV1Head':
         small['grid_size'] = None  # the images are smaller
     if small.get('type') == 'man_mm.CIFARResNet':
