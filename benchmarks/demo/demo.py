@@ -24,7 +24,7 @@ from methods import BIG, METHODS, estimate, measure
 from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
-from programs import run_python
+from programs import run_python, stop_programs
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +40,7 @@ PHASES = (
     'training',
     'drawing the pictures',
 )
-TRAINED = [name for name, method in METHODS.items() if method.exactly is None]
+TRAINED = [name for name, method in METHODS.items() if method.trained]
 NUM_PICTURES, MIN_OBJECTS, SCORE_THRESHOLD = 4, 4, 0.4
 METRICS = {'AP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'AP75': 'coco/bbox_mAP_75'}
 STEP_LINE = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*?\bloss: ([\d.]+|nan|inf)')
@@ -78,12 +78,18 @@ class Training:
 
     def run(self) -> None:
         """Train by every method, as a user would; the longest run begins first."""
-        cores = os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
         workers = min(2, cores)
         with ThreadPoolExecutor(workers) as pool:
             order = sorted(TRAINED, key=lambda name: -self.work[name])
-            for done in as_completed([pool.submit(self._train, name, max(1, cores // workers)) for name in order]):
-                done.result()
+            runs = [pool.submit(self._train, name, max(1, cores // workers)) for name in order]
+            try:
+                for done in as_completed(runs):
+                    done.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                stop_programs()
+                raise
 
     def _train(self, name: str, threads: int) -> None:
         def show(line: str) -> None:
@@ -155,8 +161,7 @@ def as_table(rows: dict[str, dict[str, float]], title: str) -> Table:
         table.add_column(heading, justify='right')
     bp = rows['BP']
     for name, row in rows.items():
-        exactly = METHODS[name].exactly
-        scores = (f'{row[key]:.1f}' if exactly is None else f'as {exactly}' for key in METRICS)
+        scores = (f'{row[key]:.1f}' if key in row else '-' for key in METRICS)
         table.add_row(
             name,
             *scores,
@@ -175,7 +180,7 @@ def report(rows: dict[str, dict[str, float]], setting: dict[str, Any]) -> None:
     console.print()
     console.print(as_table(rows, f'RetinaNet from scratch: {num_train} training and {num_val} validation images'))
     console.print(
-        'BP, recomputed: the weights of BP to the bit (a step was compared); it is not trained again. lean: slim '
+        'BP, recomputed: blocks, neck and head; BP up to rounding, so it is not trained again. lean: slim '
         'auxiliaries;\nMAN: as in the paper. Both cut the backbone into gradient-isolated modules.\n'
         f'Batch {setting["batch_size"]}, {setting["device"]}, {setting["threads"]} threads, torch {setting["torch"]}. '
         'AP: pycocotools, after the last epoch.\nMemory: live tensors of one training step, i.e. weights, optimizer '

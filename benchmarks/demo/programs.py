@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ['run_python']
+__all__ = ['run_python', 'stop_programs']
+
+_running: list[subprocess.Popen] = []
 
 
 def run_python(command: list[str], log: Path, on_line: Callable[[str], None], threads: int) -> None:
@@ -26,10 +28,18 @@ def run_python(command: list[str], log: Path, on_line: Callable[[str], None], th
             env={**os.environ, 'OMP_NUM_THREADS': str(threads)},
         ) as process,
     ):
+        _running.append(process)
         for line in process.stdout:
             file.write(line)
             lines.append(line)
             on_line(line)
+        _running.remove(process)
     if process.returncode != 0:
         end = ''.join(lines[-15:])
         raise RuntimeError(f'{" ".join(command)} ended with exit status {process.returncode}. The end of {log}:\n{end}')
+
+
+def stop_programs() -> None:
+    """End all that are running: one failed, or the user gave up."""
+    for process in _running:
+        process.terminate()

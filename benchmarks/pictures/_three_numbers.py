@@ -14,8 +14,8 @@ __all__ = ['MISSING', 'Number', 'Opening', 'first_metric', 'opening', 'spread']
 
 MISSING = '-'
 ROOT = Path(__file__).resolve().parents[2]
-OF_A_STEP = ('model.', 'local.', 'optim_wrapper.type')
-"""What keys begin with that the memory of a step depends on, beside the batch."""
+OF_A_STEP = ('model.', 'local.', 'optim_wrapper.', 'custom_hooks')
+"""What keys begin with that the memory of a step depends on, beside batch and size of the images."""
 
 Methods = Mapping[str, Sequence[Run]]
 
@@ -47,8 +47,8 @@ def opening(methods: Methods, cost_rows: Sequence[Mapping[str, Any]]) -> Opening
     """The three numbers of every method, at the end of training.
 
     Memory is by the first of these that all methods have: what MMEngine logged of a GPU, the row of `cost_rows` whose
-    config has the method's model, the peak of the process. The last one holds libraries and data too, so no ratio is
-    made of it.
+    config and batch are the method's, the peak of the process. The last one holds libraries and data too, so no ratio
+    is made of it.
     """
     metric = first_metric(methods)
     scores = {name: [run.scores.get(metric) for run in runs] for name, runs in methods.items()}
@@ -65,8 +65,7 @@ def opening(methods: Methods, cost_rows: Sequence[Mapping[str, Any]]) -> Opening
         _column(times, bp, '.3g', _ratio),
     ]
     notes = [memory_note, 'Seconds are medians from the logs, of whatever else the machine did meanwhile.']
-    if bp is None:
-        notes.append('None of these runs is one of back-propagation.')
+    notes.append('None of these runs is one of back-propagation.' if bp is None else f'Compared with {bp}.')
     headings = [metric or 'no score yet', 'MiB at the peak', 'seconds an iteration']
     return Opening(headings, {name: [column[name] for column in columns] for name in methods}, notes)
 
@@ -107,7 +106,9 @@ def _most(run: Run, key: str) -> float | None:
 
 
 def _cost_of(run: Run, rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Peak of the one row whose config has the run's model, else None."""
+    """Peak of the one row at the run's batch whose config makes the run's steps, else None."""
+    batch = run.cfg.train_dataloader.batch_size
+    rows = [row for row in rows if row.get('batch', batch) == batch]
     found = [row['peak_mib'] for row in rows if _of_a_step(run) == _of_a_step(_as_run(row['config']))]
     return found[0] if len(found) == 1 else None
 
@@ -118,7 +119,7 @@ def _as_run(config: str) -> Run:
 
 
 def _of_a_step(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in run.settings.items() if key.startswith(OF_A_STEP)}
+    return {key: value for key, value in run.settings.items() if key.startswith(OF_A_STEP) and not key.endswith('.lr')}
 
 
 def _column(

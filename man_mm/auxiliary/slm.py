@@ -47,7 +47,8 @@ class SLM(Auxiliary):
             what the first of the modules mirrors.
         follow_momentum: The share of the mirrored weights, in (0, 1].
         trainable: False leaves the units at the weights that they start from, without gradients of their own. Units
-            that follow are not trained either way.
+            that follow are not trained either way. `load_from` a checkpoint that has auxiliaries is a start from those:
+            units that were trained there are no copies; strip it first.
         bank_vectors: Join the feature bank's pooled taps, (N, C) for every stage that ended in an earlier module, to
             the features that the head reads, each normalised over its channels. For classifiers, and a head of its own.
         kwargs: See `Auxiliary`.
@@ -97,6 +98,7 @@ class SLM(Auxiliary):
             self._hold_units(site, f'auxiliary.follow={follow!r}' if self.follows else 'auxiliary.trainable=False')
 
     def _hold_units(self, site: Site, key: str) -> None:
+        self.trains_units = False
         for p in self._parameters_of_units(self.layers):
             p.requires_grad_(False)
         if not self.units and site.module == 0:  # the one that would have most: said once

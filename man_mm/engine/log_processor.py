@@ -9,7 +9,7 @@ from mmengine.runner import LogProcessor, Runner
 
 __all__ = ['LocalLogProcessor']
 
-ITEM = re.compile(r'  local_\d+/\S+: \S+')
+ITEM = re.compile(r'  (local_\d+/\S+): \S+')
 """What MMEngine writes of one local term, with the two spaces before it."""
 TOTAL = re.compile(r'(?:train/)?local_(\d+)/total')
 """The key of a local loss; it begins with `train/` under `log_with_hierarchy`."""
@@ -50,14 +50,20 @@ class LocalLogProcessor(LogProcessor):
         tag, line = super().get_log_after_iter(runner, batch_idx, mode)
         if mode != 'train':
             return tag, line
-        totals = sorted((found[1], value) for key, value in tag.items() if (found := TOTAL.fullmatch(key)))
-        first = ITEM.search(line)
+        found = {key: TOTAL.fullmatch(key) for key in tag}
+        totals = sorted(((match[1], tag[key]) for key, match in found.items() if match), key=lambda one: int(one[0]))
+        first = next((item for item in ITEM.finditer(line) if not self._is_asked_for(item)), None)
         if totals and first:
-            line = f'{line[: first.start()]}  local: {self._told(totals)}{ITEM.sub("", line[first.start() :])}'
+            rest = ITEM.sub(lambda item: item[0] if self._is_asked_for(item) else '', line[first.start() :])
+            line = f'{line[: first.start()]}  local: {self._told(totals)}{rest}'
         if 'memory' not in tag and STATUS.exists():
             tag['peak_rss_mib'] = _peak_rss_mib()
             line += f'  peak_rss_mib: {tag["peak_rss_mib"]}'
         return tag, line
+
+    def _is_asked_for(self, item: re.Match[str]) -> bool:
+        """Whether a term of the line has a name that the user gave it."""
+        return any(item[1] == cfg.get('log_name') for cfg in self.custom_cfg)
 
     def _told(self, totals: list[tuple[str, float]]) -> str:
         """The local losses, of modules in order, in a few words."""

@@ -25,6 +25,7 @@ def structure(backbone: LocalBackbone, optim_wrapper: OptimWrapper) -> dict[str,
         'partition': '; '.join(str(backbone.partition).splitlines()),
         'auxiliaries': ', '.join(type(module.auxiliary).__name__ for module in backbone.local_modules[:-1]),
         'modules of one auxiliary (share)': str(_shared_by(backbone)),
+        'units of auxiliaries train': str(all(auxiliary.trains_units for auxiliary in backbone.auxiliaries)),
         'optimizer': type(getattr(optim_wrapper, 'optimizer', optim_wrapper)).__name__,
     }
 

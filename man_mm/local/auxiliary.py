@@ -137,6 +137,8 @@ class Auxiliary(BaseModule):
     """Whether it reads the backbone's outputs of earlier modules from the feature bank."""
     reads_pooled = False
     """Whether it reads the pooled taps of earlier modules from the feature bank."""
+    trains_units = True
+    """Whether what it has of the backbone's units is trained, where it has any."""
     follows = False
     """Whether weights of it follow those of the wrapped backbone, see `follow_weights`."""
     least_images = 1

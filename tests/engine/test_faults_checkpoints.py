@@ -155,6 +155,10 @@ OTHERS = {
     'BP': (retinanet(1), r'num_modules \(the config: 1; the checkpoint: 4\)'),
     'cuts': (other_cuts(), r'partition \(the config: module 0 .*; the checkpoint: module 0'),
     'rule': (other_rule(), r'auxiliaries \(the config: DGLPyramid, .*; the checkpoint: SLM, SLM, SLM\)'),
+    'followers': (
+        retinanet(4, auxiliary=dict(init='copy', follow='ema')),
+        r'units of auxiliaries train \(the config: False; the checkpoint: True\)',
+    ),
     'backbone': (retinanet(4, backbone=dict(depth=34)), r'partition \(the config'),
 }
 

@@ -79,6 +79,7 @@ def test_few_local_losses_are_listed_in_place_of_their_terms():
 def test_of_many_local_losses_the_line_has_the_first_the_last_and_the_highest():
     _, line = line_of(55, scalars={'local_07/total': 99.0})
     assert '  local: 0.0000 (00) .. 54.0000 (54), highest 99.0000 (07)' in line and len(line) < 150
+    assert ' .. 102.0000 (102), highest' in line_of(103)[1]
     assert 'highest nan (20)' in line_of(55, scalars={'local_20/total': float('nan')})[1]
 
 
@@ -86,6 +87,12 @@ def test_local_losses_are_means_over_the_window_of_the_main_loss():
     tag, line = line_of(2, repeats=9, window_size=3)
     assert [tag[key] for key in ('loss', 'local_00/total', 'local_01/cls')] == [8.0, 7.0, 8.0]
     assert 'local: 7.0000 8.0000' in line
+
+
+def test_what_a_user_asks_for_by_name_stays_in_the_line():
+    most = dict(data_src='local_00/total', log_name='local_00/most', method_name='max', window_size='global')
+    _, line = line_of(2, repeats=3, window_size=2, custom_cfg=[most])
+    assert 'local: 1.5000 2.5000' in line and '  local_00/most: 2.0000' in line and 'cls' not in line
 
 
 def test_the_line_is_the_same_with_hierarchy():

@@ -27,7 +27,9 @@ def remember_config_files() -> None:
     No test writes to them; what is read elsewhere, e.g. in a temporary folder, is read anew.
     """
     read, known = Config._file2dict, {}
-    kept = (str(Path(__file__).parents[2] / 'configs'), str(Path(config.__file__).parents[2]))
+    kept = tuple(
+        f'{path}{os.sep}' for path in (Path(__file__).parents[2] / 'configs', Path(config.__file__).parents[2])
+    )
 
     def remembered(filename, *options, **others):
         path = os.path.abspath(os.path.expanduser(filename))
