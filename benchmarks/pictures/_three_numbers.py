@@ -107,8 +107,8 @@ def _most(run: Run, key: str) -> float | None:
 
 def _cost_of(run: Run, rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Peak of the one row at the run's batch whose config makes the run's steps, else None."""
-    batch = run.cfg.train_dataloader.batch_size
-    rows = [row for row in rows if row.get('batch', batch) == batch]
+    batch = run.cfg.get('train_dataloader', {}).get('batch_size')
+    rows = [row for row in rows if batch is None or row.get('batch', batch) == batch]
     found = [row['peak_mib'] for row in rows if _of_a_step(run) == _of_a_step(_as_run(row['config']))]
     return found[0] if len(found) == 1 else None
 
