@@ -1,4 +1,4 @@
-"""Every rule with a fast net at K=4 on the whole of CIFAR-10, trained to its level; see protocol.py and fast_net.py.
+"""Every rule with a fast net at K=4 on the whole of CIFAR-10; see protocol.py and fast_net.py.
 
 8 epochs of 50,000 images in batches of 125, label smoothing of 0.1, crops reflected by 2 px; the learning rates are
 compared after one epoch of the first 45,000 training images on the other 5,000.

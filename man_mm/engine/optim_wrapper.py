@@ -258,16 +258,14 @@ class LocalOptimWrapper(OptimWrapper):
     def step(self, **kwargs: Any) -> None:
         """As upstream's, when the gradients of all modules have been averaged over the processes.
 
-        What follows weights of the backbone moves then, once: with eager steps too, and, as upstream's `EMAHook` has
-        it, after a step that a loss scaler skips.
+        Followers move then, once: with eager steps too, and, as by upstream's `EMAHook`, after a step that is skipped.
         """
         if self._reducer is not None:
             self._reducer.wait_for_modules()
         with phase('step', 'the optimizer', HELP['step']):
             super().step(**kwargs)
         if self._backbone is not None:
-            for auxiliary in self._backbone.auxiliaries:
-                auxiliary.follow_weights(self._backbone.backbone)
+            self._backbone.move_followers()
 
     def _check_finite(self) -> None:
         if not self._unchecked:

@@ -187,6 +187,11 @@ class LocalBackbone(TransparentWrapper):
         for auxiliary in self.auxiliaries:
             auxiliary.mirror(self.backbone)
 
+    def move_followers(self) -> None:
+        """After a step of the optimizer: move what follows weights of the wrapped backbone towards them."""
+        for auxiliary in self.auxiliaries:
+            auxiliary.follow_weights(self.backbone)
+
     def train(self, mode: bool = True) -> 'LocalBackbone':
         """Set the mode; copied layers follow the layers they mirror (`norm_eval`, frozen stages)."""
         super().train(mode)

@@ -25,7 +25,7 @@ SMALLEST = 0.02
 
 
 def proposals_of(sample: Any, num: int) -> InstanceData:
-    """`num` proposals for an image, the same on every call: a half are its objects, the others are strewn over it."""
+    """`num` proposals for an image, the same on every call: half of them its objects, the others strewn over it."""
     generator = torch.Generator().manual_seed(0)
     height, width = sample.metainfo['img_shape'][:2]
     truth = sample.gt_instances.bboxes
