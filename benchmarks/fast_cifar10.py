@@ -35,7 +35,7 @@ def prepare(cfg: Config, run: Run) -> None:
         cfg.model.backbone.num_modules = NUM_MODULES
     else:
         cfg.model.backbone = net
-    cfg.model.head.in_channels = 256
+    cfg.model.head.in_channels = 192
     cfg.model.head.loss = dict(type='LabelSmoothLoss', label_smooth_val=0.1, num_classes=10, mode='original')
     cfg.custom_imports = dict(imports=['fast_net'], allow_failed_imports=False)
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='ChannelsLastHook')]

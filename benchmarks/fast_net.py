@@ -40,7 +40,7 @@ class FastNet(BaseBackbone):
         widths: Width of each stage.
     """
 
-    def __init__(self, stem: int = 24, widths: tuple[int, ...] = (64, 128, 256)) -> None:
+    def __init__(self, stem: int = 16, widths: tuple[int, ...] = (48, 96, 192)) -> None:
         super().__init__()
         self.stem = Layer(3, stem)
         before = (stem, *widths[:-1])
