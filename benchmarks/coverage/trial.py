@@ -15,8 +15,9 @@ from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
 from man_mm import localize
+from man_mm.analysis.audit import AuditRow, audit_step
 from man_mm.analysis.step import TrainStep
-from man_mm.local import LocalModule, find_local_backbone
+from man_mm.local import find_local_backbone
 from man_mm.runs.compat import read_config
 from man_mm.versions import tree_leaves
 
@@ -141,6 +142,10 @@ class _Trained:
         torch.manual_seed(1)
         self.run(copy.deepcopy(batch))
 
+    def audit(self, batch: dict[str, Any]) -> list[AuditRow]:
+        torch.manual_seed(1)
+        return audit_step(self.run, copy.deepcopy(batch))
+
 
 def _compared(local: _Trained, plain: _Trained, batch: dict[str, Any] | None) -> dict[str, Any]:
     try:
@@ -152,44 +157,13 @@ def _compared(local: _Trained, plain: _Trained, batch: dict[str, Any] | None) ->
     if batch is None:
         return told | dict(outcome='not trained', why='it is built; what its batches are is not known here')
     model.load_state_dict(plain.state, strict=False)
-    leaks = _watch(local, net)
     try:
-        local.step(batch)
+        rows = local.audit(batch)
     except Exception as error:
         return told | dict(outcome='crash', why=_said(error))
+    leaks = [f'{row.part}: {row.foreign[0]} is trained by another loss' for row in rows if row.foreign]
     wrong = leaks + _without_gradients(local, plain) + _unequal(local, plain, batch)
     return told | (dict(outcome='wrong', why='; '.join(wrong)) if wrong else dict(outcome='works', why=''))
-
-
-def _watch(local: _Trained, net: Any) -> list[str]:
-    """Where the loss of a module reaches another one's weights; filled during the step."""
-    leaks: list[str] = []
-    names = {id(p): name for name, p in local.model.named_parameters()}
-    trunk = {id(p) for p in net.backbone.parameters()}
-    others = {id(p) for p in net.auxiliaries.parameters()}
-    backward = local.run.optim_wrapper.local_backward
-
-    def watched(losses: Any, module: LocalModule) -> None:
-        own = {id(p) for p in (*module.parameters(net.backbone), *module.auxiliary.parameters())}
-        own |= {id(p) for p in module.auxiliary.shared_parameters()}
-        reached = _reached(local.model.parse_losses(losses)[0])
-        leaks.extend(f'{module}: its loss reaches {names[p]}' for p in list(reached & (trunk | others) - own)[:1])
-        backward(losses, module)
-
-    local.run.optim_wrapper.local_backward = watched
-    return leaks
-
-
-def _reached(loss: Tensor) -> set[int]:
-    """Identities of the leaves that the graph of `loss` has."""
-    seen, todo, leaves = set(), [loss.grad_fn], set()
-    while todo:
-        node = todo.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            leaves |= {id(node.variable)} if hasattr(node, 'variable') else set()
-            todo += [parent for parent, _ in node.next_functions]
-    return leaves
 
 
 def _without_gradients(local: _Trained, plain: _Trained) -> list[str]:

@@ -1,5 +1,6 @@
 """The command lines, run as a user runs them."""
 
+import json
 import runpy
 
 import matplotlib.image
@@ -93,3 +94,18 @@ def test_two_processes_train_through_the_launcher(tmp_path):
     result = run('bash', launcher, config, 2, '--work-dir', tmp_path / 'run', '--cfg-options', *options, PORT='29517')
     assert result.returncode == 0, result.stderr[-2000:]
     assert (tmp_path / 'run/epoch_1.pth').exists()
+
+
+def test_audit_tells_which_loss_trains_which_part_and_writes_it(tmp_path):
+    out = tmp_path / 'new/audit.json'
+    result = python('analysis_tools/audit.py', 'configs/man/resnet32_man_k4_cifar10.py', '--size', 32, '--json', out)
+    assert result.returncode == 0, result.stderr
+    assert 'modules 0 to 2' not in result.stdout  # a classifier's modules have heads of their own
+    assert 'Every module is trained by its own loss alone.' in result.stdout
+    rows = {row['part']: row for row in json.loads(out.read_text())}
+    assert rows['auxiliary of module 2']['trained_by'] == {'2': rows['auxiliary of module 2']['parameters']}
+
+
+def test_audit_of_a_plain_config_says_what_it_needs():
+    result = python('analysis_tools/audit.py', 'configs/bp/resnet32_bp_cifar10.py', '--size', 32)
+    assert result.returncode == 1 and 'man_mm.LocalBackbone' in result.stderr and 'Traceback' not in result.stderr
