@@ -69,7 +69,7 @@ if __name__ == '__main__':
         configs=CONFIGS,
         variants={},
         prepare=prepare,
-        lrs=(0.05, 0.1, 0.2),
+        lrs=(0.05, 0.1, 0.2, 0.4),
         grid_length=1,
         length=8,
         seeds=(0, 1, 2),
