@@ -34,3 +34,13 @@ def test_necks_end_in_the_channels_that_their_heads_read(benchmark, method):
         own = auxiliary.get('head', cfg.model)
         head = (cfg.model if isinstance(own, str) else own).bbox_head
         assert auxiliary.neck.out_channels == head.in_channels
+
+
+def test_the_whole_retinanet_is_that_of_its_configs(benchmark):
+    whole = benchmark.protocol('bccd', 'retinanet_r50_whole')
+    assert set(whole.configs) == set(benchmark.MODELS['retinanet_r50_whole'])  # every config is there
+    cfg = Config.fromfile(ROOT / 'configs' / whole.configs['manlean-follow-k4'])
+    before = cfg.model.to_dict()
+    whole.prepare(cfg, benchmark.Run('manlean-follow-k4', 1e-3, 0, 'test', whole.length))
+    assert cfg.model.to_dict() == before and cfg.train_cfg.max_epochs == whole.length == 16
+    assert cfg.val_evaluator.ann_file.endswith('test.json')
