@@ -15,7 +15,7 @@ from .names import NO_HEADS
 from .partition import Partition
 from .units import Activation, Unrolled
 
-__all__ = ['Auxiliary', 'Site', 'Task', 'layers_of']
+__all__ = ['Auxiliary', 'Site', 'Task', 'layers_of', 'tensors_of']
 
 SHARED_HEAD_GRADS = ('sum', 'mean', 'last')
 
@@ -209,7 +209,7 @@ class Auxiliary(BaseModule):
 
     def mirror(self, net: nn.Module) -> None:
         """Start the mirrored weights from `net`'s."""
-        sources = net.state_dict()
+        sources = tensors_of(net)
         self.load_state_dict({own: sources[source] for own, source in self.mirrored_keys().items()}, strict=False)
 
     def follow_weights(self, net: nn.Module) -> None:
@@ -241,6 +241,12 @@ class Auxiliary(BaseModule):
 def _is_config_by_name(head: Any) -> bool:
     """Whether `head` is a non-empty dict of configs."""
     return isinstance(head, dict) and bool(head) and all(isinstance(cfg, dict) for cfg in head.values())
+
+
+def tensors_of(net: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by name, also those that a backbone's state dict leaves out (what LoRA adapts)."""
+    parameters, buffers = net.named_parameters(remove_duplicate=False), net.named_buffers(remove_duplicate=False)
+    return {**dict(parameters), **dict(buffers)}
 
 
 def layers_of(net: nn.Module) -> tuple[Hashable, ...]:

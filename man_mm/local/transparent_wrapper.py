@@ -7,6 +7,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule, ModuleList
 from torch import nn
 
+from .auxiliary import tensors_of
 from .names import AUXILIARIES, INNER
 
 __all__ = ['TransparentWrapper']
@@ -66,12 +67,13 @@ class TransparentWrapper(BaseModule):
         upstream resizes some of it on the way. Until then it stays what it is.
         """
         self._to_mirror = []
+        unsaved = tensors_of(self.backbone).keys() - self.backbone.state_dict().keys()  # no checkpoint has them
         for index, auxiliary in enumerate(self.auxiliaries):
             lead, own = f'{prefix}{AUXILIARIES}{index}.', auxiliary.state_dict()
             missing = {
                 name: source
                 for name, source in auxiliary.mirrored_keys().items()
-                if prefix + INNER + source in state_dict and lead + name not in state_dict
+                if (prefix + INNER + source in state_dict or source in unsaved) and lead + name not in state_dict
             }
             state_dict.update({lead + name: own[name] for name in missing})
             self._to_mirror.append(missing)
@@ -98,7 +100,7 @@ class TransparentWrapper(BaseModule):
 
 def _mirror_loaded(wrapper: TransparentWrapper, _: Any) -> None:
     """Load-state-dict post-hook: what a checkpoint has not of auxiliaries starts from what the backbone loaded."""
-    sources = wrapper.backbone.state_dict()
+    sources = tensors_of(wrapper.backbone)
     for auxiliary, missing in zip(wrapper.auxiliaries, wrapper._to_mirror, strict=False):
         auxiliary.load_state_dict({own: sources[source] for own, source in missing.items()}, strict=False)
     wrapper._to_mirror = []

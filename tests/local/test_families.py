@@ -66,6 +66,22 @@ def test_a_wrapped_transformer_shows_neither_in_outputs_nor_in_keys(num_modules)
     assert torch.equal(ours(images())[0], plain(images())[0])
 
 
+def test_copies_of_an_adapted_transformer_start_from_what_its_state_dict_leaves_out():
+    """LoRA's state dict has the adapters alone."""
+    net = dict(type='LoRAModel', module=dict(VIT, final_norm=False), rank=2, targets=[dict(type='qkv')])
+    cfg = dict(type='man_mm.LocalBackbone', backbone=net, num_modules=3, auxiliary=dict(type='man_mm.SLM', init='copy'))
+    ours = build(cfg, 1, 'mmpretrain')
+    plain = build(net, 2, 'mmpretrain')
+    torch.nn.init.ones_(next(p for name, p in plain.named_parameters() if 'lora_up' in name and 'layers.3' in name))
+    for start in (ours.init_weights, lambda: ours.load_state_dict(plain.state_dict(), strict=True)):
+        start()
+        for auxiliary in ours.auxiliaries:
+            own, sources = dict(auxiliary.named_parameters()), dict(ours.backbone.named_parameters())
+            mirrored = auxiliary.mirrored_keys()
+            assert any('lora_' in key for key in mirrored) and any('ffn' in key for key in mirrored)
+            assert all(torch.equal(own[key], sources[source]) for key, source in mirrored.items() if key in own)
+
+
 @pytest.mark.parametrize('name', ['inner outputs', 'three outputs'])
 def test_one_layer_stands_for_the_rest_up_to_each_output(name):
     described = unroll(vit(name))
