@@ -84,8 +84,9 @@ class LocalBackbone(TransparentWrapper):
         if pretrained is not None:
             backbone = {**backbone, 'pretrained': pretrained}
         super().__init__(MODELS.build(_started_by(backbone, init_cfg)))
-        self.unrolled: Unrolled = unroll(self.backbone)
-        probe_size = probe_size or _size_of(backbone.get('img_size', getattr(self.backbone, 'img_size', None)))
+        own_size = _size_of(backbone.get('img_size', getattr(self.backbone, 'img_size', None)))
+        self.unrolled: Unrolled = unroll(self.backbone, own_size)
+        probe_size = probe_size or own_size or DEFAULT_SIZE
         self.partition = self._cut(num_modules, partition, probe_size)
         self.lends_bank = switch('bank', bank)
         self.local_modules, self.auxiliaries = build_modules(
@@ -211,10 +212,10 @@ def _started_by(backbone: dict[str, Any], init_cfg: Any) -> dict[str, Any]:
     }
 
 
-def _size_of(img_size: Any) -> tuple[int, int]:
+def _size_of(img_size: Any) -> tuple[int, int] | None:
     if isinstance(img_size, int):
         return img_size, img_size
-    return (img_size[0], img_size[1]) if isinstance(img_size, (tuple, list)) else DEFAULT_SIZE
+    return (img_size[0], img_size[1]) if isinstance(img_size, (tuple, list)) else None
 
 
 def _refuse_plain_training() -> None:

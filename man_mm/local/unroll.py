@@ -1,6 +1,6 @@
 """From a backbone to its units: by a registered description, or by a trace of its forward."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten
 
 from ..versions import tree_leaves
 from .dry_run import image_channels, in_mode
-from .tracing import SIZES, sizes_to_try, units_by_trace
+from .tracing import SIZES, Size, units_by_trace
 from .units import Activation, Unrolled, run_units
 
 __all__ = ['register_unroll', 'unroll']
@@ -43,12 +43,17 @@ def register_unroll(*owners: str | type[nn.Module]) -> Callable[[Describe], Desc
     return register
 
 
-def unroll(backbone: nn.Module) -> Unrolled:
+def unroll(backbone: nn.Module, size: Size | None = None) -> Unrolled:
     """Return the units of `backbone`: as registered for the class that defines its `forward`, else as traced.
 
     Units, taps and `finish` are held against the backbone's own forward on random images, in training and in
     evaluation, once for every backbone of a process that is built alike. Upstream's `train()` is called, since some
     backbones freeze their first stages there.
+
+    Args:
+        backbone: What to unroll.
+        size: Height and width in px of the images that it is built for, by which its forward may decide. By default
+            its `img_size`, if it has one.
 
     Raises:
         ValueError: If nothing describes it and its forward cannot be traced, or if the units do not make what it makes.
@@ -56,18 +61,24 @@ def unroll(backbone: nn.Module) -> Unrolled:
     backbone.train(backbone.training)
     owner = _dotted(next(cls for cls in type(backbone).__mro__ if 'forward' in vars(cls)))
     describe = _DESCRIPTIONS.get(owner)
-    unrolled = _traced(backbone, owner) if describe is None else describe(backbone)
+    own = [size] if size else _own_size(backbone)
+    unrolled = _traced(backbone, owner, [*own, *SIZES]) if describe is None else describe(backbone)
     key = f'{owner} {backbone} {unrolled}'
     if key not in _CHECKED and not any(p.is_meta or isinstance(p, FakeTensor) for p in backbone.parameters()):
-        own = sizes_to_try(backbone)
-        _check(backbone, unrolled, owner, own if describe is None else [*SIZES, *own])
+        _check(backbone, unrolled, owner, [*own, *SIZES] if describe is None else [*SIZES, *own])
         _CHECKED.add(key)
     return unrolled
 
 
-def _traced(backbone: nn.Module, owner: str) -> Unrolled:
+def _own_size(backbone: nn.Module) -> list[Size]:
+    size = getattr(backbone, 'img_size', None)
+    size = size[0] if isinstance(size, (tuple, list)) and size else size
+    return [(size, size)] if isinstance(size, int) else []
+
+
+def _traced(backbone: nn.Module, owner: str, sizes: Sequence[Size]) -> Unrolled:
     try:
-        return units_by_trace(backbone)
+        return units_by_trace(backbone, sizes)
     except Exception as error:
         raise ValueError(
             f'backbone: {type(backbone).__name__} cannot be unrolled: nothing describes {owner}.forward, and torch.fx '
@@ -76,7 +87,7 @@ def _traced(backbone: nn.Module, owner: str) -> Unrolled:
         ) from error
 
 
-def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[tuple[int, int]]) -> None:
+def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[Size]) -> None:
     """Hold the units against the backbone's own forward, on images of the first of `sizes` that both take.
 
     Raises:

@@ -219,6 +219,24 @@ def test_images_that_lead_elsewhere_are_refused_where_the_forward_decides_by_the
         run_units(described.units, net, images(32, 32))
 
 
+def test_the_size_in_the_config_of_a_backbone_is_the_one_that_is_traced():
+    """T2T-ViT resizes its positions for images of another size, and keeps no `img_size`."""
+    net = dict(
+        type='T2T_ViT',
+        img_size=32,
+        embed_dims=16,
+        num_layers=2,
+        layer_cfgs=dict(num_heads=2, feedforward_channels=32),
+        t2t_cfg=dict(token_dims=8),
+    )
+    cfg = dict(type='man_mm.LocalBackbone', backbone=net, num_modules=2, auxiliary=dict(type='man_mm.SLM'))
+    ours = build(cfg, scope='mmpretrain')
+    x, taps = run_units(ours.unrolled.units, ours.backbone, images(32, 32))
+    assert ours.unrolled.finish(ours.backbone, x, taps)[0].shape == ours.backbone(images(32, 32))[0].shape
+    with pytest.raises(ValueError, match='by which it decides'):
+        run_units(ours.unrolled.units, ours.backbone, images(64, 64))
+
+
 def test_a_backbone_without_a_place_to_cut_says_so():
     with pytest.raises(ValueError, match=r'Chain cannot be unrolled: .*no place behind its first layers'):
         unroll(chain(lambda self, x: self.relu(self.a(x)) + self.pool(x).mean()))

@@ -6,6 +6,7 @@ leads on to the last unit, with sizes beside it; what the rest of the forward re
 
 import itertools
 import pickle
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -14,23 +15,29 @@ from ..units import Unrolled
 from .pieces import units_of
 from .tracer import trace
 
-__all__ = ['SIZES', 'sizes_to_try', 'units_by_trace']
+__all__ = ['SIZES', 'Size', 'units_by_trace']
 
-SIZES = [(64, 96), (64, 64), (112, 112), (224, 224), (256, 256), (300, 300)]
-"""Sizes (height, width) of images in px that one or the other backbone takes."""
+Size = tuple[int, int]
+"""Height and width in px."""
+SIZES: list[Size] = [(64, 96), (64, 64), (112, 112), (224, 224), (256, 256), (300, 300)]
+"""Sizes of images that one or the other backbone takes."""
 
 
-def units_by_trace(backbone: nn.Module) -> Unrolled:
+def units_by_trace(backbone: nn.Module, sizes: Sequence[Size]) -> Unrolled:
     """What a trace finds; with the blocks of larger layers, where these make units.
+
+    Args:
+        backbone: What to trace.
+        sizes: Of images; the first size that the forward takes is traced.
 
     Raises:
         Exception: Of any kind, which tells why there is nothing.
     """
     with in_mode(backbone, True):
-        found = _trace_units(backbone, frozenset())
+        found = _trace_units(backbone, sizes, frozenset())
         for kind in _kinds_with_blocks(backbone, found):
             try:
-                finer = _trace_units(backbone, frozenset({kind}))
+                finer = _trace_units(backbone, sizes, frozenset({kind}))
             except Exception:  # what is one step outside may be none inside
                 continue
             if _are_units(_blocks(backbone, found, kind), finer):
@@ -68,10 +75,9 @@ def _are_units(blocks: list[str], unrolled: Unrolled) -> bool:
     return all(len(held) < 2 for held in holders) and set().union(*holders) == set(blocks)
 
 
-def _trace_units(backbone: nn.Module, opened: frozenset[type[nn.Module]]) -> Unrolled:
-    """The units that a trace finds on images of the first size that the forward takes."""
+def _trace_units(backbone: nn.Module, sizes: Sequence[Size], opened: frozenset[type[nn.Module]]) -> Unrolled:
     error: Exception | None = None
-    for size, device in itertools.product(sizes_to_try(backbone), ('meta', 'cpu')):  # compiled operators may need data
+    for size, device in itertools.product(sizes, ('meta', 'cpu')):  # compiled operators may need data
         try:
             forward, values = trace(backbone, *copy_and_image(backbone, size, device), opened)
             unrolled = units_of(backbone, forward, values)
@@ -81,10 +87,3 @@ def _trace_units(backbone: nn.Module, opened: frozenset[type[nn.Module]]) -> Unr
             error = error or failed
     assert error is not None
     raise error
-
-
-def sizes_to_try(backbone: nn.Module) -> list[tuple[int, int]]:
-    """Sizes (height, width) of images to try in px: that of a backbone which knows one, small ones, common ones."""
-    own = getattr(backbone, 'img_size', None)
-    own = own[0] if isinstance(own, (tuple, list)) and own else own
-    return [*([(own, own)] if isinstance(own, int) else []), *SIZES]
