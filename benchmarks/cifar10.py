@@ -124,7 +124,7 @@ def protocol(name: str) -> Protocol:
                 data='CIFAR-10, 50,000 training images of 32 px, FastNet',
                 variants={},
                 prepare=prepare_fast,
-                lrs=(0.05, 0.1, 0.2, 0.4, 0.8),
+                lrs=(0.1, 0.2, 0.4),
                 grid_length=1,
                 length=8,
             )

@@ -1,8 +1,9 @@
 """A comparison of methods by a short protocol: each at its own best learning rate, several seeds.
 
-The rates are compared on data that is held out from training (`val`), for one seed; the best one of each method is then
-trained with every seed and tested once, at the end. With `--ablate`, variants are trained instead, all at one rate,
-with every seed, and compared on the held-out data. A run that is done is not repeated, an interrupted one is resumed.
+The rates are compared on data that is held out from training (`val`), for one seed, and beyond the ends of the grid
+while the best one is at an end; the best one of each method is then trained with every seed and tested once, at the
+end. With `--ablate`, variants are trained instead, all at one rate, with every seed, and compared on the held-out
+data. A run that is done is not repeated, an interrupted one is resumed.
 """
 
 import argparse
@@ -26,9 +27,10 @@ from rich.table import Table
 
 from man_mm.analysis.scalars import read_scalars
 
-__all__ = ['ROOT', 'Benchmark', 'Protocol', 'Run']
+__all__ = ['ROOT', 'Benchmark', 'Protocol', 'Run', 'next_rates']
 
 ROOT = Path(__file__).resolve().parents[1]
+MOST_RATES = 9
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Protocol:
         variants: By name, the method, or the config file below `configs/`, that it varies, and the settings of its
             `LocalBackbone` that it changes.
         prepare: `prepare(cfg, run)` lays the short protocol over a method's config.
-        lrs: The grid of learning rates.
+        lrs: The grid of learning rates to begin with.
         grid_length: Length of a run that compares learning rates.
         length: Length of a run that is tested.
         seeds: Seeds of the runs that are tested; the first one is the grid's.
@@ -134,25 +136,32 @@ class Benchmark:
 
     def compare(self) -> list[dict[str, Any]]:
         """Choose each method's learning rate, unless there is but one; train with every seed. A row per method."""
-        args, first = self.args, self.args.seeds[0]
-        lrs = args.lrs if len(args.lrs) > 1 else []
-
-        def trial(method: str, lr: float) -> Run:
-            return Run(method, lr, first, 'val', args.grid_length)
-
-        grid = self.train_all(trial(m, lr) for lr in lrs for m in args.methods)
-        best = {m: max(args.lrs, key=lambda lr, m=m: grid.get(trial(m, lr), 0.0)) for m in args.methods}
+        args = self.args
+        grid = self.compare_rates() if len(args.lrs) > 1 else {m: {} for m in args.methods}
+        best = {m: max(scores, key=scores.__getitem__, default=args.lrs[0]) for m, scores in grid.items()}
         tested = self.train_all(Run(m, best[m], s, 'test', args.length) for s in args.seeds for m in args.methods)
         return [
             dict(
                 method=m,
                 config=f'configs/{self.protocol.configs[m]}',
-                val_by_lr={f'{lr:g}': grid[trial(m, lr)] for lr in lrs},
+                val_by_lr={f'{lr:g}': grid[m][lr] for lr in sorted(grid[m])},
                 lr=best[m],
                 **self._by_seed({run: score for run, score in tested.items() if run.method == m}, 'test'),
             )
             for m in args.methods
         ]
+
+    def compare_rates(self) -> dict[str, dict[float, float]]:
+        """Each method's scores by learning rate: of the grid, and further on while the best rate is at an end of it."""
+        args = self.args
+        grid: dict[str, dict[float, float]] = {m: {} for m in args.methods}
+        todo = {m: list(args.lrs) for m in args.methods}
+        while todo:
+            runs = [Run(m, lr, args.seeds[0], 'val', args.grid_length) for m, lrs in todo.items() for lr in lrs]
+            for run, score in self.train_all(runs).items():
+                grid[run.method][run.lr] = score
+            todo = {m: lrs for m in todo if (lrs := next_rates(grid[m]))}
+        return grid
 
     def ablate(self) -> list[dict[str, Any]]:
         """Train every variant with every seed; a row per variant."""
@@ -237,6 +246,19 @@ class Benchmark:
             raise RuntimeError(f'{folder.name} ended with exit status {code}: see {folder / "output.txt"}.')
         print(f'{folder.name}: {done:.3f}', flush=True)
         return done
+
+
+def next_rates(scores: Mapping[float, float]) -> list[float]:
+    """The rate beyond that end of a grid at which its best one is, by the grid's own step.
+
+    None if it is inside, or if there are `MOST_RATES` already: a method that learns nothing is as good at any.
+    """
+    lrs = sorted(scores)
+    if len(lrs) >= MOST_RATES:
+        return []
+    best = max(lrs, key=scores.__getitem__)
+    ends = {lrs[0]: lrs[1], lrs[-1]: lrs[-2]}
+    return [float(f'{best * best / ends[best]:.2g}')] if best in ends else []
 
 
 def _parse_args(
