@@ -85,8 +85,19 @@ def own_wrapper(optim_wrapper: Mapping[str, Any]) -> str:
     """The optim wrapper that stands in for the one of a plain config.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or if it is no dict of one optimizer.
     """
+    if not isinstance(optim_wrapper, Mapping):
+        raise ValueError(
+            f'local learning: the base has optim_wrapper={optim_wrapper!r}, which must be a dict, e.g. '
+            "dict(optimizer=dict(type='SGD', lr=0.01))."
+        )
+    several = sorted(key for key, part in optim_wrapper.items() if isinstance(part, Mapping) and 'optimizer' in part)
+    if several:
+        raise ValueError(
+            f'local learning: the base has an optim_wrapper for each of {several}, but local losses and the main loss '
+            'are stepped by one optimizer.'
+        )
     kind = optim_wrapper.get('type', 'OptimWrapper')
     if _name(kind) not in OWN_WRAPPERS:
         raise ValueError(

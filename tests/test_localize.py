@@ -1,6 +1,7 @@
 """`localize` makes a locally trained config of any plain one, keeps what it has, and so do the command lines."""
 
 import copy
+import runpy
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from man_mm.runs.compat import read_config
 
 from .helpers import classification, detection, restoration
 from .helpers.detectors import DETECTORS, detector
-from .helpers.processes import python
+from .helpers.processes import ROOT, python
 from .helpers.runs import make_coco, run_config, write_config
 from .helpers.steps import step_config
 
@@ -109,6 +110,16 @@ ERRORS = {
     'too many modules': (plain(), 99, 'num_modules=99 must be an integer from 1'),
     'no modules': (plain(), 0, 'num_modules=0 must be an integer, 1 or more'),
     'local already': (step_config(detection.retinanet(4)), 4, "model.backbone.type='man_mm.LocalBackbone'"),
+    'no dict of an optimizer': (
+        Config(dict(plain().to_dict(), optim_wrapper=['SGD'])),
+        4,
+        "optim_wrapper=['SGD'], which must be a dict",
+    ),
+    'two optimizers': (
+        Config(dict(plain().to_dict(), optim_wrapper={part: dict(optimizer=dict(type='SGD')) for part in 'ab'})),
+        4,
+        "an optim_wrapper for each of ['a', 'b']",
+    ),
     'no backbone': (Config(dict(model=dict(type='RetinaNet'))), 4, 'has neither model.backbone nor model.generator'),
 }
 
@@ -166,6 +177,25 @@ def test_the_file_that_is_written_is_short_and_stands_for_the_same_config(base, 
     assert len(out.read_text().splitlines()) <= 30
     expected = man_mm.localize(read_config(base), num_modules=3, lean=bool(lean))
     assert Config.fromfile(out).to_dict() == expected.to_dict()
+
+
+WORDS = dict(a=1, b=[dict(c='d')])
+KEYS = {'words': WORDS, 'numbers': {0: 0.5, 1: WORDS}, 'keywords': {'from': 1, 'class': {'in': 2}}, 'paths': {'a.b': 1}}
+
+
+@pytest.mark.parametrize('kind', KEYS)
+def test_dicts_of_any_keys_are_written_as_python(kind, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    program = runpy.run_path(str(ROOT / 'tools/localize.py'))
+    assert eval(program['expression'](KEYS[kind], [])) == KEYS[kind]
+    place = dict(old=1)
+    for line in program['updates']('place', place, dict(place, **WORDS, own=KEYS[kind])):
+        exec(line)
+    assert place == dict(old=1, **WORDS, own=KEYS[kind])
+    place = {'old': 1}
+    for line in program['updates']('place', place, {**place, **KEYS[kind]}):
+        exec(line)
+    assert place == {'old': 1, **KEYS[kind]}
 
 
 LAZY = """

@@ -4,7 +4,8 @@ import argparse
 import os
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def updates(place: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> 
     inner = [key for key, value in changed.items() if isinstance(value, dict) and isinstance(before.get(key), dict)]
     own = {key: value for key, value in changed.items() if key not in inner}
     if own:
-        yield f'{place}.update({keywords(own, [])})'
+        yield f'{place}.update({keywords(own, []) if all_words(own) else expression(own, [])})'
     for key in inner:
         yield from updates(f'{place}[{key!r}]', before[key], after[key])
 
@@ -85,13 +86,18 @@ def expression(value: Any, names: list[tuple[Any, str]], indent: int = 0) -> str
         return known
     if not isinstance(value, dict):
         return repr(value)
-    if not all(key.isidentifier() for key in value):
+    if not all_words(value):
         return '{' + ', '.join(f'{key!r}: {expression(item, names)}' for key, item in value.items()) + '}'
     line = f'dict({keywords(value, names)})'
     if len(line) + indent <= WIDTH:
         return line
     lines = [f'{" " * (indent + 4)}{key}={expression(item, names, indent + 4)},\n' for key, item in value.items()]
     return f'dict(\n{"".join(lines)}{" " * indent})'
+
+
+def all_words(keys: Iterable[Any]) -> bool:
+    """Whether a call takes them as names of its arguments."""
+    return all(isinstance(key, str) and key.isidentifier() and not iskeyword(key) for key in keys)
 
 
 def keywords(values: Mapping[str, Any], names: list[tuple[Any, str]]) -> str:
