@@ -39,6 +39,8 @@ class DGLPyramid(Auxiliary):
             apart.
     """
 
+    hands_maps_on = True
+
     def __init__(
         self,
         site: Site,

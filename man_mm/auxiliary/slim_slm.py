@@ -34,6 +34,8 @@ class SlimSLM(Auxiliary):
             reads its maps is the model's.
     """
 
+    hands_maps_on = True
+
     def __init__(
         self, site: Site, channels: int = 64, neck: Any = 'shared', head: Any = 'shared', **kwargs: Any
     ) -> None:

@@ -57,6 +57,8 @@ class SLM(Auxiliary):
         ValueError: If one of them is none of these.
     """
 
+    hands_maps_on = True
+
     def __init__(
         self,
         site: Site,

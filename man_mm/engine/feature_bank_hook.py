@@ -99,6 +99,7 @@ class FeatureBankHook(Hook):
             before.detach()
         readout.attach(backbone.auxiliaries[0], self._open, self._close)
         self._heads = FollowedHeads(host, backbone.auxiliaries)
+        backbone.unread = readout.unread_taps(backbone)
         optim_wrapper.bind(host)
         _LISTENING[backbone], self._readout = ref(readout), readout
         self._backbone, self._optim_wrapper = backbone, optim_wrapper

@@ -135,6 +135,8 @@ class Auxiliary(BaseModule):
     given_keys: ClassVar[tuple[str, ...]] = ('site',)
     reads_taps = True
     """Whether it reads the backbone's outputs of earlier modules from the feature bank."""
+    hands_maps_on = False
+    """Whether all that it does with the backbone's outputs of earlier modules is to hand them to a neck."""
     reads_pooled = False
     """Whether it reads the pooled taps of earlier modules from the feature bank."""
     trains_units = True

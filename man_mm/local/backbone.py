@@ -60,6 +60,7 @@ class LocalBackbone(TransparentWrapper):
     Attributes:
         local_modules (tuple[LocalModule, ...]): The K modules in order.
         auxiliaries (ModuleList): What trains them, each once.
+        unread (frozenset[str]): Taps of which neither the model nor an auxiliary reads the values.
         step (LocalStep | None): The training step under way; None: the forward is the wrapped backbone's.
 
     Raises:
@@ -100,6 +101,7 @@ class LocalBackbone(TransparentWrapper):
         self.tail_chunks = self._checked_tail_chunks(tail_chunks)
         reads_pooled = any(auxiliary.reads_pooled for auxiliary in self.auxiliaries)
         self.banked = {unit.tap: unit for unit in self.unrolled.units if unit.tap and (reads_pooled or not unit.pooled)}
+        self.unread: frozenset[str] = frozenset()
         self.step: LocalStep | None = None
         if any(auxiliary.head != 'shared' for auxiliary in self.auxiliaries):
             on_sibling(self, LocalBackbone._adopt_head)
@@ -140,7 +142,7 @@ class LocalBackbone(TransparentWrapper):
 
     def new_bank(self) -> FeatureBank:
         """An empty bank for the taps that auxiliaries and the model read."""
-        return FeatureBank({name: unit.pooled for name, unit in self.banked.items()}, self.lends_bank)
+        return FeatureBank({name: unit.pooled for name, unit in self.banked.items()}, self.lends_bank, self.unread)
 
     def forward(self, x: Tensor) -> Any:
         """Return what the wrapped backbone returns for images `x` (N, C, H, W).

@@ -1,6 +1,7 @@
 """FeatureBank: what the modules after a cut cannot reach any more."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Set
 
 from torch import Tensor
 
@@ -13,11 +14,13 @@ class FeatureBank:
     Args:
         pooled: Names of the taps to bank, and whether the bank keeps the means (N, C) of their maps (N, C, H, W).
         is_lent: False lends zeros instead of the taps.
+        unread: Names of taps of which nobody reads the values: NaN of their shape is banked, in no memory.
     """
 
-    def __init__(self, pooled: Mapping[str, bool], is_lent: bool = True) -> None:
+    def __init__(self, pooled: Mapping[str, bool], is_lent: bool = True, unread: Set[str] = frozenset()) -> None:
         self.pooled = pooled
         self.is_lent = is_lent
+        self.unread = unread
         self.peak_bytes = 0
         self._entries: dict[str, tuple[Tensor, int]] = {}
 
@@ -29,7 +32,7 @@ class FeatureBank:
     def restore(self, taps: Mapping[str, Tensor]) -> None:
         """Bank, detached, what `taps()` of a bank in another process was."""
         for name, tap in taps.items():
-            stored = tap.detach()
+            stored = tap.new_full((), math.nan).expand(tap.shape) if name in self.unread else tap.detach()
             self._entries[name] = (stored, stored._version)
         self.peak_bytes = max(self.peak_bytes, self.nbytes)
 
@@ -64,7 +67,8 @@ class FeatureBank:
     @property
     def nbytes(self) -> int:
         """Bytes held now."""
-        return sum(stored.numel() * stored.element_size() for stored in self.stored())
+        held = (stored for name, (stored, _) in self._entries.items() if name not in self.unread)
+        return sum(stored.numel() * stored.element_size() for stored in held)
 
     def stored(self) -> Iterator[Tensor]:
         """The tensors that it holds."""

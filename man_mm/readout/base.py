@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..local import Auxiliary, Task, on_host
+from ..local import Auxiliary, LocalBackbone, Task, on_host
 from ..local.names import BACKBONES, NO_HEADS
 from .necks import compare_necks
 from .notes import Notes
@@ -222,6 +222,10 @@ class Readout:
 
     def check_batch(self, inputs: Any, targets: Any) -> None:
         """Raise ValueError if the host cannot train on a batch."""
+
+    def unread_taps(self, backbone: LocalBackbone) -> frozenset[str]:
+        """Taps of which neither the host nor an auxiliary reads the values."""
+        return frozenset()
 
     def shared_parameters(self, auxiliary: Auxiliary) -> list[nn.Parameter]:
         """Trainable parameters of the host that a local loss of `auxiliary` reaches."""

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
-from ..local import Auxiliary, evaluating
+from ..local import Auxiliary, LocalBackbone, evaluating
 from .base import HostTask, Readout, register_readout, register_unserved
+from .necks import passed_over
 from .once_a_batch import OnceABatch
 from .proposals import without_predictions
 
@@ -32,6 +33,9 @@ register_unserved(
     'mmdet.models.mot.base.BaseMOTModel',
     reason='it is a tracker, whose loss joins pairs of frames. Its detector is served by itself.',
 )
+
+EXTRACTORS = {f'mmdet.models.detectors.{name}' for name in ('base_detr', 'single_stage', 'two_stage')}
+"""Files of upstream's detectors whose `extract_feat` is a backbone and a neck, and no more."""
 
 DEEPEST = 32
 """Stride in px of the smallest map of common backbones."""
@@ -94,6 +98,14 @@ class DetectorReadout(Readout):
     def close_batch(self) -> None:
         """See `Readout.close_batch`."""
         self.once_a_batch.close()
+
+    def unread_taps(self, backbone: LocalBackbone) -> frozenset[str]:
+        """See `Readout.unread_taps`: what all necks pass over, e.g. by their `start_level`, and nothing else reads."""
+        neck = getattr(self.host, 'neck', None)
+        to_necks = all(auxiliary.hands_maps_on for auxiliary in backbone.auxiliaries)
+        if neck is None or not to_necks or type(self.host).extract_feat.__module__ not in EXTRACTORS:
+            return frozenset()
+        return passed_over(neck, backbone)
 
     @staticmethod
     def synthetic_target(cfg: Config, index: int, size: tuple[int, int], generator: torch.Generator) -> Any:

@@ -3,12 +3,18 @@
 import logging
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 
-from ..local import Auxiliary
+from ..local import Auxiliary, LocalBackbone
+from ..local.dry_run import in_mode, unit_shapes
+from ..versions import tree_leaves
 
-__all__ = ['compare_necks']
+__all__ = ['compare_necks', 'passed_over']
+
+TRIED = (64, 64)
+"""Height and width in px of an image small enough for a trial."""
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -37,6 +43,45 @@ def compare_necks(host: nn.Module, auxiliary: Auxiliary) -> None:
             logger='current',
             level=logging.WARNING,
         )
+
+
+def passed_over(neck: nn.Module, backbone: LocalBackbone) -> frozenset[str]:
+    """Taps of `backbone` from which nothing flows into what the model's `neck`, and those of the auxiliaries, make.
+
+    All are tried on a small image, in evaluation. None is passed over where that fails.
+    """
+    net, unrolled = backbone.backbone, backbone.unrolled
+    device = next((p.device for p in backbone.parameters()), None)
+    known = {unit.tap for unit in unrolled.units if unit.tap is not None and not unit.pooled}
+    read: set[str] = set()
+    try:
+        shapes = dict(zip((unit.name for unit in unrolled.units), unit_shapes(net, unrolled, TRIED), strict=True))
+        made: dict[str, Tensor] = {}
+        with torch.enable_grad(), in_mode(backbone, False), in_mode(neck, False):
+            for module in backbone.local_modules:
+                made |= {
+                    unit.tap: torch.zeros(1, *shapes[unit.name], device=device, requires_grad=True)
+                    for unit in module.units
+                    if unit.tap in known
+                }
+                if not made:
+                    continue
+                x = torch.zeros(1, *shapes[module.units[-1].name], device=device)
+                if module.auxiliary is None:
+                    levels = neck(unrolled.finish(net, x, made))
+                else:
+                    levels = (module.auxiliary.neck or neck)(module.auxiliary(x.requires_grad_(), made))
+                read |= _reached(made, levels)
+    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return frozenset()  # made for other images, or for more than maps
+    return frozenset(known - read)
+
+
+def _reached(leaves: dict[str, Tensor], levels: Any) -> set[str]:
+    """Names of those `leaves` from which something flows into `levels`."""
+    total = torch.stack([level.sum() for level in tree_leaves(levels) if isinstance(level, Tensor)]).sum()
+    gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    return {name for name, gradient in zip(leaves, gradients, strict=True) if gradient is not None}
 
 
 def _last(neck: Any) -> Any:
