@@ -2,9 +2,10 @@
 
 import functools
 import inspect
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
-__all__ = ['count', 'is_count', 'legal_keys', 'strict_keys', 'switch']
+__all__ = ['count', 'is_count', 'legal_keys', 'refuse_unknown_keys', 'strict_keys', 'switch']
 
 Cls = TypeVar('Cls', bound=type)
 
@@ -15,22 +16,25 @@ def strict_keys(cls: Cls) -> Cls:
     Arguments in the class attribute `given_keys` come from the package and are no keys of a config; the class attribute
     `key_hint` is the end of the message.
     """
-    legal = legal_keys(cls)
-    given = set(getattr(cls, 'given_keys', ()))
     init = cls.__init__  # type: ignore[misc]  # of this very class
 
     @functools.wraps(init)
     def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
-        unknown = {key: value for key, value in kwargs.items() if key not in legal}
-        if unknown and type(self) is cls:
-            hint = getattr(cls, 'key_hint', '')
-            raise ValueError(
-                f'man_mm.{cls.__name__} has no key {unknown}. Its keys: {sorted(legal - given)}.{hint and " " + hint}'
-            )
+        if type(self) is cls:
+            refuse_unknown_keys(cls, kwargs)
         init(self, *args, **kwargs)
 
     cls.__init__ = checked_init  # type: ignore[misc]
     return cls
+
+
+def refuse_unknown_keys(cls: type, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError if `settings` are not all arguments of `cls`; see `strict_keys`."""
+    legal = legal_keys(cls)
+    unknown = {key: value for key, value in settings.items() if key not in legal}
+    if unknown:
+        own, hint = legal - set(getattr(cls, 'given_keys', ())), getattr(cls, 'key_hint', '')
+        raise ValueError(f'man_mm.{cls.__name__} has no key {unknown}. Its keys: {sorted(own)}.{hint and " " + hint}')
 
 
 def legal_keys(cls: type) -> set[str]:

@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
+from ..keys import refuse_unknown_keys
 from ..registry import MODELS
 from .auxiliary import Auxiliary, Site
 from .dry_run import Shape
@@ -96,6 +97,11 @@ def build_modules(
             f'auxiliary={auxiliary!r}: with num_modules={num_modules} every module but the last one needs the '
             "config of a network that trains it, e.g. auxiliary=dict(type='man_mm.SLM', neck=...)."
         )
+    if num_modules == 1 and auxiliary:  # none is built, and a misspelt key would be met when K is raised
+        kind = auxiliary.get('type')
+        cls = MODELS.get(kind) if isinstance(kind, str) else kind
+        if cls is not None and hasattr(cls, 'given_keys'):
+            refuse_unknown_keys(cls, {key: value for key, value in auxiliary.items() if key != 'type'})
     used = _auxiliaries(net, unrolled, partition, auxiliary or {}, share, cache(shapes))
     modules = []
     for index in range(num_modules):
