@@ -69,9 +69,9 @@ def gradients_by_loss(model: nn.Module) -> Iterator[Losses]:
 def audit_step(step: TrainStep, batch: Any) -> list[AuditRow]:
     """Train `step` once on `batch` and tell which loss reached which part.
 
-    Units may be reached by the loss of their own module alone, which for the last module, and for what follows the last
-    unit, is the main loss; an auxiliary by those of the modules that it trains. What the model has besides is shared:
-    any loss may reach it.
+    Units may be reached by the loss of their own module alone, which for the last one is the main loss; an auxiliary by
+    those of the modules that it trains; what follows the last unit by the main loss, and by those of modules whose
+    auxiliary uses it as it is. What the model has besides is shared: any loss may reach it.
 
     Raises:
         ValueError: If the model has no `LocalBackbone`.
@@ -110,7 +110,8 @@ def _parts(
         yield f'auxiliary of {of}', take(auxiliary.parameters()), set(users)
     rest = take(net.parameters())
     if rest:
-        yield 'backbone, outside of its units', rest, {MAIN}
+        sharing = (module.index for module in modules if module.auxiliary and module.auxiliary.shared_parameters())
+        yield 'backbone, outside of its units', rest, {MAIN, *sharing}
     by_child: dict[str, list[nn.Parameter]] = {}
     for parameter in left:
         by_child.setdefault(names[parameter].split('.')[0], []).append(parameter)

@@ -12,7 +12,7 @@ from ..keys import count, strict_keys, switch
 from ..registry import MODELS
 from .bank import FeatureBank
 from .bfloat16 import warn_of_bfloat16
-from .dry_run import activation_bytes, unit_shapes
+from .dry_run import activation_bytes, image_size, unit_shapes
 from .heads import on_sibling
 from .module import LocalModule, build_modules
 from .partition import Partition, partition
@@ -85,7 +85,7 @@ class LocalBackbone(TransparentWrapper):
         if pretrained is not None:
             backbone = {**backbone, 'pretrained': pretrained}
         super().__init__(MODELS.build(_started_by(backbone, init_cfg)))
-        own_size = _size_of(backbone.get('img_size', getattr(self.backbone, 'img_size', None)))
+        own_size = image_size(backbone.get('img_size', getattr(self.backbone, 'img_size', None)))
         self.unrolled: Unrolled = unroll(self.backbone, own_size)
         probe_size = probe_size or own_size or DEFAULT_SIZE
         self.partition = self._cut(num_modules, partition, probe_size)
@@ -212,12 +212,6 @@ def _started_by(backbone: dict[str, Any], init_cfg: Any) -> dict[str, Any]:
         **backbone,
         'init_cfg': {**before, **init_cfg} if isinstance(before, dict) and isinstance(init_cfg, dict) else init_cfg,
     }
-
-
-def _size_of(img_size: Any) -> tuple[int, int] | None:
-    if isinstance(img_size, int):
-        return img_size, img_size
-    return (img_size[0], img_size[1]) if isinstance(img_size, (tuple, list)) else None
 
 
 def _refuse_plain_training() -> None:

@@ -19,6 +19,7 @@ __all__ = [
     'copy_and_image',
     'evaluating',
     'image_channels',
+    'image_size',
     'in_mode',
     'unit_shapes',
 ]
@@ -44,6 +45,13 @@ def in_mode(net: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for layer, mode in modes.items():
             layer.training = mode
+
+
+def image_size(img_size: Any) -> tuple[int, int] | None:
+    """Height and width in px of what a backbone's config or attribute calls `img_size`; None where it says nothing."""
+    if isinstance(img_size, int):
+        return img_size, img_size
+    return (img_size[0], img_size[-1]) if isinstance(img_size, (tuple, list)) and img_size else None
 
 
 _CHANNELS: 'WeakKeyDictionary[nn.Module, int | None]' = WeakKeyDictionary()

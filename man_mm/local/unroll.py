@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_flatten
 
 from ..versions import tree_leaves
-from .dry_run import image_channels, in_mode
+from .dry_run import image_channels, image_size, in_mode
 from .tracing import SIZES, Size, units_by_trace
 from .units import Activation, Unrolled, run_units
 
@@ -61,19 +61,14 @@ def unroll(backbone: nn.Module, size: Size | None = None) -> Unrolled:
     backbone.train(backbone.training)
     owner = _dotted(next(cls for cls in type(backbone).__mro__ if 'forward' in vars(cls)))
     describe = _DESCRIPTIONS.get(owner)
-    own = [size] if size else _own_size(backbone)
+    size = size or image_size(getattr(backbone, 'img_size', None))
+    own = [] if size is None else [size]
     unrolled = _traced(backbone, owner, [*own, *SIZES]) if describe is None else describe(backbone)
     key = f'{owner} {backbone} {unrolled}'
     if key not in _CHECKED and not any(p.is_meta or isinstance(p, FakeTensor) for p in backbone.parameters()):
         _check(backbone, unrolled, owner, [*own, *SIZES] if describe is None else [*SIZES, *own])
         _CHECKED.add(key)
     return unrolled
-
-
-def _own_size(backbone: nn.Module) -> list[Size]:
-    size = getattr(backbone, 'img_size', None)
-    size = size[0] if isinstance(size, (tuple, list)) and size else size
-    return [(size, size)] if isinstance(size, int) else []
 
 
 def _traced(backbone: nn.Module, owner: str, sizes: Sequence[Size]) -> Unrolled:

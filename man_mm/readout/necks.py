@@ -52,29 +52,30 @@ def passed_over(neck: nn.Module, backbone: LocalBackbone) -> frozenset[str]:
     """
     net, unrolled = backbone.backbone, backbone.unrolled
     device = next((p.device for p in backbone.parameters()), None)
-    known = {unit.tap for unit in unrolled.units if unit.tap is not None and not unit.pooled}
+    units = [(unit, module.index) for module in backbone.local_modules for unit in module.units]
+    makers = {unit.tap: index for unit, index in units if unit.tap is not None and not unit.pooled}
     read: set[str] = set()
     try:
-        shapes = dict(zip((unit.name for unit in unrolled.units), unit_shapes(net, unrolled, TRIED), strict=True))
-        made: dict[str, Tensor] = {}
+        shapes = dict(zip((unit.name for unit, _ in units), unit_shapes(net, unrolled, TRIED), strict=True))
         with torch.enable_grad(), in_mode(backbone, False), in_mode(neck, False):
-            for module in backbone.local_modules:
-                made |= {
-                    unit.tap: torch.zeros(1, *shapes[unit.name], device=device, requires_grad=True)
-                    for unit in module.units
-                    if unit.tap in known
-                }
-                if not made:
-                    continue
+            leaves = {
+                unit.tap: torch.zeros(1, *shapes[unit.name], device=device, requires_grad=True)
+                for unit, _ in units
+                if unit.tap in makers
+            }
+            for module in reversed(backbone.local_modules):
+                made = {tap: leaf for tap, leaf in leaves.items() if makers[tap] <= module.index}
+                if not made or makers.keys() <= read:
+                    break
                 x = torch.zeros(1, *shapes[module.units[-1].name], device=device)
                 if module.auxiliary is None:
                     levels = neck(unrolled.finish(net, x, made))
                 else:
-                    levels = (module.auxiliary.neck or neck)(module.auxiliary(x.requires_grad_(), made))
+                    levels = (module.auxiliary.neck or neck)(module.auxiliary(x, made))
                 read |= _reached(made, levels)
     except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
         return frozenset()  # made for other images, or for more than maps
-    return frozenset(known - read)
+    return frozenset(makers.keys() - read)
 
 
 def _reached(leaves: dict[str, Tensor], levels: Any) -> set[str]:

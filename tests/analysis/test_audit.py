@@ -9,6 +9,8 @@ from man_mm.analysis.step import TrainStep
 from ..helpers.classification import batch as labelled
 from ..helpers.classification import classifier
 from ..helpers.detection import batch, retinanet
+from ..helpers.restoration import batch as pairs
+from ..helpers.restoration import editor
 from ..helpers.steps import step_config
 from ..helpers.training import forget_to_detach
 
@@ -55,6 +57,14 @@ def test_an_auxiliary_that_modules_share_is_one_part():
     _, rows = audit(retinanet(9, auxiliary=dict(cut_stage=False), share='stage'))
     shared = [row for part, row in rows.items() if part.startswith('auxiliary of modules')]
     assert shared and all(len(row.trained_by) > 1 and not row.foreign for row in shared)
+
+
+@pytest.mark.parametrize('tail', ['shared', None])
+def test_a_tail_is_trained_by_the_modules_that_share_it_and_that_is_no_leak(tail):
+    step = TrainStep(step_config(editor(auxiliary=dict(tail=tail) if tail else None), 'mmagic'))
+    rows = {row.part: row for row in audit_step(step, pairs())}
+    assert not any(row.foreign for row in rows.values())
+    assert list(rows['backbone, outside of its units'].trained_by) == ([0, 1, MAIN] if tail else [MAIN])
 
 
 def test_a_leak_is_seen(monkeypatch):
