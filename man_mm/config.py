@@ -10,13 +10,21 @@ from mmengine.config import Config
 
 from .local.names import BACKBONES
 
-__all__ = ['local_learning', 'lost_keys', 'own_wrapper']
+__all__ = ['enable_amp', 'local_learning', 'lost_keys', 'own_wrapper']
 
 OWN_WRAPPERS = {
     'OptimWrapper': 'man_mm.LocalOptimWrapper',
     'AmpOptimWrapper': 'man_mm.LocalAmpOptimWrapper',
 }
 """The optim wrapper that stands in for one of MMEngine's."""
+
+AMP_WRAPPERS = {
+    'OptimWrapper': 'AmpOptimWrapper',
+    'AmpOptimWrapper': 'AmpOptimWrapper',
+    'man_mm.LocalOptimWrapper': 'man_mm.LocalAmpOptimWrapper',
+    'man_mm.LocalAmpOptimWrapper': 'man_mm.LocalAmpOptimWrapper',
+}
+"""Of each optim wrapper the one in mixed precision."""
 
 
 def local_learning(
@@ -110,6 +118,20 @@ def own_wrapper(optim_wrapper: Mapping[str, Any]) -> str:
 def _name(kind: Any) -> str:
     """Name of a type, which a config has as a class, or as a string with or without a scope."""
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+
+
+def enable_amp(cfg: Config) -> None:
+    """Swap in the AMP variant of the optim wrapper, local or not, as `--amp` of the command lines does.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    known = {_name(own): mixed for own, mixed in AMP_WRAPPERS.items()}
+    if _name(kind) not in known:
+        raise ValueError(f'no AMP variant of optim_wrapper.type={kind!r} is known; known are {sorted(AMP_WRAPPERS)}.')
+    cfg.optim_wrapper.type = known[_name(kind)]
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def lost_keys(cfg: Config) -> list[str]:

@@ -13,18 +13,12 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from man_mm.config import enable_amp
 from man_mm.engine.log_processor import LocalLogProcessor
 from man_mm.localizing import Keys, choose_keys
 from man_mm.runs.missing_data import missing_data
 from man_mm.runs.misspelt_keys import unmatched_custom_keys
 from man_mm.versions import add_note
-
-AMP_WRAPPERS = {
-    'OptimWrapper': 'AmpOptimWrapper',
-    'AmpOptimWrapper': 'AmpOptimWrapper',
-    'man_mm.LocalOptimWrapper': 'man_mm.LocalAmpOptimWrapper',
-    'man_mm.LocalAmpOptimWrapper': 'man_mm.LocalAmpOptimWrapper',
-}
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,17 +40,6 @@ def parse_args() -> argparse.Namespace:
     if args.lean and args.local_learning is None:
         parser.error('--lean is a form of local learning: it needs --local-learning K')
     return args
-
-
-def enable_amp(cfg: Config) -> None:
-    """Swap in the AMP variant of the configured optim wrapper, local or not."""
-    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if isinstance(wrapper, type):  # a config in MMEngine's pure Python style
-        wrapper = wrapper.__name__ if wrapper.__module__.startswith('mmengine.') else f'man_mm.{wrapper.__name__}'
-    if wrapper not in AMP_WRAPPERS:
-        sys.exit(f'--amp knows no AMP variant of optim_wrapper.type={wrapper!r}; known are {sorted(AMP_WRAPPERS)}.')
-    cfg.optim_wrapper.type = AMP_WRAPPERS[wrapper]
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:
@@ -87,7 +70,10 @@ def main() -> None:
     args = parse_args()
     cfg = given_config(args)
     if args.amp:
-        enable_amp(cfg)
+        try:
+            enable_amp(cfg)
+        except ValueError as error:
+            sys.exit(f'--amp: {error}')
     keys = None if args.local_learning is None else choose_local_learning(cfg, args)
     cfg = set_up(cfg if keys is None else keys.on(cfg), args)
     if args.auto_scale_lr:

@@ -102,7 +102,7 @@ def trial(entry: Mapping[str, Any], num_modules: int, lean: bool) -> dict[str, A
     found: dict[str, Any] = dict(host=str(cfg.model.get('type')))
     batch = batch_of(dict(entry))
     plain = _Trained(cfg)
-    if batch is not None:
+    if batch is not None and 'optimizer' in cfg.optim_wrapper:  # not of several optimizers: `localize` refuses these
         try:
             plain.build()
             plain.step(batch)

@@ -70,7 +70,7 @@ def partition(
             f'num_modules={num_modules}: every unit is frozen (backbone.frozen_stages), so there is nothing for local '
             'learning to train. num_modules=1 trains the rest of the model by back-propagation.'
         )
-    notes = [f'{", ".join(names[:lead])} are frozen and join module 0'] if lead else []
+    notes = [f'{", ".join(names[:lead])} train nothing and join module 0'] if lead else []
     if isinstance(policy, (list, tuple)):
         cuts = _named_cuts(names, num_modules, policy, lead)
     else:

@@ -99,7 +99,7 @@ def test_frozen_units_join_module_0_with_a_note(num_modules, policy):
     result = partition(RESNET32, num_modules, policy, FROZEN, [1.0] * 16)
     assert result.num_modules == num_modules
     assert result.bounds[1] > 6
-    assert result.notes == (f'{", ".join(RESNET32[:6])} are frozen and join module 0',)
+    assert result.notes == (f'{", ".join(RESNET32[:6])} train nothing and join module 0',)
 
 
 def test_more_modules_than_units_that_train_are_met_with_a_note():

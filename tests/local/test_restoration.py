@@ -24,6 +24,9 @@ VARIANTS = {
     'swinir, light': {**SWINIR, 'upsampler': 'pixelshuffledirect'},
     'swinir, 3conv': {**SWINIR, 'resi_connection': '3conv'},
     'swinir, range': {**SWINIR, 'img_range': 255.0},
+    'swinir, nearest x2': {**SWINIR, 'upsampler': 'nearest+conv'},
+    'swinir, nearest x4': {**SWINIR, 'upsampler': 'nearest+conv', 'upscale': 4},
+    'swinir, cleans': {**SWINIR, 'upsampler': '', 'upscale': 1, 'img_range': 2.0},
 }
 
 
@@ -41,7 +44,7 @@ def test_units_make_the_forward(name):
     net = build(VARIANTS[name], scope='mmagic').eval()
     described = unroll(net)
     x, taps = run_units(described.units, net, images())
-    assert list(taps) == ['conv_first']
+    assert list(taps) == ['images', 'conv_first'][name != 'swinir, cleans' :]
     torch.testing.assert_close(described.finish(net, x, taps), net(images()))
 
 
@@ -108,11 +111,18 @@ def test_every_number_of_modules_up_to_the_number_of_units_builds(net, most):
         make(editor(net, most + 1))
 
 
-@pytest.mark.parametrize('change', [dict(upsampler='nearest+conv', upscale=4), dict(upsampler=''), dict(ape=True)])
-def test_transformers_that_upsample_otherwise_are_refused(change):
-    net = build({**SWINIR, **change}, scope='mmagic')
-    with pytest.raises(ValueError, match='SwinIRNet with upsampler='):
+def test_position_embeddings_of_one_image_size_are_refused():
+    net = build({**SWINIR, 'ape': True}, scope='mmagic')
+    with pytest.raises(ValueError, match='SwinIRNet with ape=True cannot be unrolled'):
         unroll(net)
+
+
+@pytest.mark.parametrize('num_modules', [2, 4])
+def test_a_network_that_cleans_images_trains_all_of_itself(num_modules):
+    run = Trainer(make(editor('swinir', num_modules, backbone=dict(upsampler='', upscale=1, drop_path_rate=0.0))))
+    run.step(batch(scale=1))
+    assert set(run.gradients) == {name for name, _ in run.model.named_parameters()}
+    assert all(gradient.any() for gradient in run.gradients.values())
 
 
 def test_a_patch_that_does_not_divide_into_windows_is_refused():

@@ -1,12 +1,13 @@
 """The command lines, run as a user runs them."""
 
 import json
-import runpy
 
 import matplotlib.image
 import pytest
 import torch
 from mmengine.config import Config
+
+from man_mm.config import enable_amp
 
 from ..helpers.detection import batch, build, retinanet
 from ..helpers.processes import ROOT, python, run
@@ -36,14 +37,13 @@ def test_a_misspelt_wrapper_of_the_model_is_named_with_ours(tmp_path):
     assert "'man_mm.LocalPipelin' is not known" in result.stderr and "'man_mm.LocalPipeline'" in result.stderr
 
 
-def test_amp_keeps_the_local_wrapper(tmp_path, monkeypatch):
+def test_amp_keeps_the_local_wrapper(tmp_path):
     """On a machine without GPU upstream's AMP refuses to start; it must be ours that refuses."""
     arguments = ('--amp', '--cfg-options', 'optim_wrapper.type=NoSuchWrapper')
     result = python('train.py', MAN, '--work-dir', tmp_path, *arguments)
     assert result.returncode == 1 and "'man_mm.LocalOptimWrapper'" in result.stderr
-    monkeypatch.syspath_prepend(ROOT / 'tools')
     cfg = Config.fromfile(ROOT / MAN)
-    runpy.run_path(str(ROOT / 'tools/train.py'))['enable_amp'](cfg)
+    enable_amp(cfg)
     assert cfg.optim_wrapper.type == 'man_mm.LocalAmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
 
 

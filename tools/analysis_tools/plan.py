@@ -1,5 +1,8 @@
 """Choose K, cuts and what is recomputed, so that a training step of a config fits in a memory at the least time.
 
+With --largest it is the other way round: how many images fit in a memory, setting by setting. A plain config is
+planned with the local learning that --local-learning of train.py chooses for it.
+
 Nothing is computed: bytes come from tensors without values, and floating-point operations, which include what is
 recomputed, stand for time. On CUDA, leave room for the context, the workspaces of kernels and fragmentation.
 """
@@ -8,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from man_mm.analysis.memory import KINDS
-from man_mm.analysis.planner import Estimate, Plan, make_plan
+from man_mm.analysis.planner import Estimate, Largest, Plan, is_local, largest_batches, make_plan
+from man_mm.config import enable_amp
+from man_mm.localizing import choose_keys
 from man_mm.runs.compat import read_config
 
 MIB = 2**20
@@ -25,8 +31,15 @@ MIB = 2**20
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file with a man_mm.LocalBackbone; its num_modules does not matter')
-    parser.add_argument('--budget', help="memory of a step, e.g. 6GiB; default: the config's plan.memory")
+    parser.add_argument('config', help='config file, or name of an installed one; its num_modules does not matter')
+    parser.add_argument(
+        '--budget',
+        nargs='+',
+        help="memory of a step, e.g. 6GiB, with --largest one or more; default: the config's plan",
+    )
+    parser.add_argument('--largest', action='store_true', help='find the largest batches that fit')
+    parser.add_argument('--lean', action='store_true', help='of a plain config: the form that saves most memory')
+    parser.add_argument('--amp', action='store_true', help='with automatic mixed precision')
     parser.add_argument('--batch', type=int, help='images of a step; default: the batch size of the config')
     parser.add_argument(
         '--size', type=int, nargs='+', help="height and width in px, or one number; default: the backbone's probe_size"
@@ -40,6 +53,12 @@ def parse_args() -> argparse.Namespace:
         parser.error(f'--size {" ".join(map(str, args.size))} must be one or two numbers of px')
     if args.batch is not None and args.batch < 1:
         parser.error(f'--batch {args.batch} must be 1 or more')
+    if args.largest:
+        wrong = [option for option in ('batch', 'out') if getattr(args, option) is not None]
+        if wrong:
+            parser.error(f'--largest looks for a batch, and chooses no setting: leave out --{" and --".join(wrong)}')
+    elif args.budget and len(args.budget) > 1:
+        parser.error(f'--budget {" ".join(args.budget)} must be one amount without --largest')
     return args
 
 
@@ -51,13 +70,31 @@ def main() -> None:
         cfg.train_dataloader.batch_size = args.batch
     size = args.size and (args.size[0], args.size[-1])
     MMLogger.get_instance('plan', logger_name='plan', log_level='ERROR')  # else every candidate has its warnings
+    console = Console(width=None if sys.stdout.isatty() else 150)
     try:
-        plan = make_plan(cfg, args.budget, size, args.device, _progress())
+        if args.amp:
+            enable_amp(cfg)
+        if not is_local(cfg):
+            keys = choose_keys(cfg, 2, args.lean)  # of any K but 1: that is what is planned
+            print(f'local learning: {keys.form.said}', file=sys.stderr)
+            cfg = keys.on(cfg)
+        elif args.lean:
+            sys.exit(f'--lean: {args.config} has a LocalBackbone already, and its form')
+        if args.largest:
+            budgets = args.budget or [None]
+            rows = largest_batches(cfg, budgets, size, args.device, _progress())
+            console.print(as_table_of_batches(rows))
+            written = as_json_of_batches(rows, args)
+        else:
+            plan = make_plan(cfg, args.budget and args.budget[0], size, args.device, _progress())
+            console.print(as_table(plan))
+            written = as_json(plan, args)
     except ValueError as error:
         sys.exit(str(error))
-    Console(width=None if sys.stdout.isatty() else 150).print(as_table(plan))
     if args.json:
-        args.json.write_text(json.dumps(as_json(plan, args), indent=1) + '\n')
+        args.json.write_text(json.dumps(written, indent=1) + '\n')
+    if args.largest:
+        return
     if plan.cfg is None:
         sys.exit(str(plan))
     print(plan)
@@ -72,9 +109,8 @@ def _progress():
     def report(estimate: Estimate) -> None:
         nonlocal last
         now = time.perf_counter()
-        print(
-            f'{estimate.setting}: {estimate.peak_bytes / MIB:.1f} MiB, {now - last:.1f} s', file=sys.stderr, flush=True
-        )
+        step = f'{estimate.setting}, batch {estimate.images}'
+        print(f'{step}: {estimate.peak_bytes / MIB:.1f} MiB, {now - last:.1f} s', file=sys.stderr, flush=True)
         last = now
 
     return report
@@ -116,6 +152,41 @@ def as_json(plan: Plan, args: argparse.Namespace) -> dict:
     ]
     how = dict(device=f'{args.device} (estimate)', torch=torch.__version__)
     return dict(**how, config=args.config, batch=plan.batch, size=plan.size, budget_bytes=plan.budget, rows=rows)
+
+
+def as_table_of_batches(rows: Sequence[Largest]) -> Table:
+    """A line a setting, a column a memory."""
+    table = Table('setting', *(f'images in {_said(budget)}' for budget in rows[0].images))
+    for title in ('GFLOP an image', 'of BP'):
+        table.add_column(title, justify='right')
+    for row in rows:
+        batches = (f'{num} ({row.peak_bytes[budget] / MIB:.0f} MiB)' for budget, num in row.images.items())
+        table.add_row(str(row.setting), *batches, f'{row.flops / 1e9:.1f}', f'{row.flops / rows[0].flops:.2f}')
+    return table
+
+
+def _said(budget: int) -> str:
+    """An amount of memory with a unit."""
+    if budget < MIB:
+        return f'{budget} B'
+    return f'{budget / 2**30:.4g} GiB' if budget >= 2**30 else f'{budget / MIB:.4g} MiB'
+
+
+def as_json_of_batches(rows: Sequence[Largest], args: argparse.Namespace) -> dict:
+    """The same as plain data."""
+    lines = [
+        dict(
+            **vars(row.setting),
+            gflops_an_image=round(row.flops / 1e9, 3),
+            batches=[
+                dict(budget_bytes=budget, images=num, peak_mib=round(row.peak_bytes[budget] / MIB, 3))
+                for budget, num in row.images.items()
+            ],
+        )
+        for row in rows
+    ]
+    how = dict(device=f'{args.device} (estimate)', torch=torch.__version__, amp=args.amp, lean=args.lean)
+    return dict(**how, config=args.config, size=args.size, rows=lines)
 
 
 if __name__ == '__main__':

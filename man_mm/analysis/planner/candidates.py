@@ -17,7 +17,7 @@ from ..estimate import FakeTrainStep
 from .amounts import parse_bytes
 from .search import Estimate, Setting, list_settings
 
-__all__ = ['Planner']
+__all__ = ['Planner', 'is_local']
 
 
 class Planner:
@@ -57,7 +57,7 @@ class Planner:
             )
         self.size, self.device = tuple(size), device
         self.batch_size = self.cfg.train_dataloader.batch_size
-        self.batch = synthetic_batch(self.cfg, self.batch_size, self.size)
+        self.batches = {self.batch_size: synthetic_batch(self.cfg, self.batch_size, self.size)}
         whole = FakeTrainStep(self.config(Setting(1)), device).model
         backbone = find_local_backbone(whole)
         self.max_modules = _trained_units(backbone)
@@ -77,14 +77,17 @@ class Planner:
             [bool(set(self.functions[is_cut]) - set(self._own_functions(is_cut))) for is_cut in (False, True)],
         )
 
-    def estimate(self, setting: Setting, report: Callable[[Estimate], None]) -> Estimate:
+    def estimate(self, setting: Setting, report: Callable[[Estimate], None], images: int | None = None) -> Estimate:
         """Estimate a training step. Policies may agree in their cuts; then so do the estimates."""
+        images = images or self.batch_size
         step = FakeTrainStep(self.config(setting), self.device)
-        key = (find_local_backbone(step.model).partition.bounds, setting.blocks, setting.heads)
+        key = (find_local_backbone(step.model).partition.bounds, setting.blocks, setting.heads, images)
         if key not in self.estimates:
+            if images not in self.batches:
+                self.batches = {images: synthetic_batch(self.cfg, images, self.size)}  # one at a time: they are real
             gc.collect()  # tensors in cycles die when it runs: let that be at the same moment every time
-            cost = step_cost(step, self.batch)
-            self.estimates[key] = Estimate(setting, cost.peak_bytes, cost.split, cost.flops)
+            cost = step_cost(step, self.batches[images])
+            self.estimates[key] = Estimate(setting, cost.peak_bytes, cost.split, cost.flops, images)
             report(self.estimates[key])
         return self.estimates[key]
 
@@ -119,11 +122,19 @@ class Planner:
         return [function for function in functions if is_cut or '.auxiliaries.' not in function]
 
 
+def is_local(cfg: Config) -> bool:
+    """Whether the model of a config has a LocalBackbone."""
+    return any(_is_local(cfg.model.get(name)) for name in BACKBONES)
+
+
+def _is_local(net: Any) -> bool:
+    return isinstance(net, dict) and _type_name(net) == LocalBackbone.__name__
+
+
 def _attribute_of(cfg: Config) -> str:
     """The model's attribute that is a LocalBackbone."""
     for name in BACKBONES:
-        net = cfg.model.get(name)
-        if isinstance(net, dict) and _type_name(net) == LocalBackbone.__name__:
+        if _is_local(cfg.model.get(name)):
             return name
     names = ' or '.join(f'model.{name}' for name in BACKBONES)
     raise ValueError(f"a plan is made for a LocalBackbone: {names} must be of type 'man_mm.LocalBackbone'.")

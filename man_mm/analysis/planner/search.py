@@ -58,12 +58,14 @@ class Estimate:
         peak_bytes: The most that is live at once.
         split: These bytes by kind.
         flops: Floating-point operations of a step.
+        images: Batch of the step; 0 if it does not matter.
     """
 
     setting: Setting
     peak_bytes: int
     split: dict[str, int]
     flops: float
+    images: int = 0
 
 
 def list_settings(

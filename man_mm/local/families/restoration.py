@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..tokens import to_map, to_tokens
 from ..units import Unit, Unrolled
@@ -18,6 +19,9 @@ from ..unroll import register_unroll
 __all__: list[str] = []
 
 FIRST = 'conv_first'
+IMAGES = 'images'
+DOUBLE = 'double'
+"""A step without a layer: height and width doubled, to the nearest pixel."""
 
 
 @register_unroll('mmagic.models.editors.edsr.edsr_net.EDSRNet')
@@ -32,19 +36,31 @@ def edsr(net: Any) -> Unrolled:
 def swinir(net: Any) -> Unrolled:
     """The first convolution, whose output is the tap, then one unit per residual Swin transformer block (RSTB).
 
+    A network that only cleans images adds them to its result: then they are a tap, too.
+
     Raises:
-        ValueError: For the variants that do not upsample by pixel shuffle, and for absolute position embeddings.
+        ValueError: For absolute position embeddings.
     """
-    if net.upsampler not in ('pixelshuffle', 'pixelshuffledirect') or net.ape:
+    if net.ape:
         raise ValueError(
-            f'backbone: SwinIRNet with upsampler={net.upsampler!r}, ape={net.ape!r} cannot be unrolled: known are '
-            "'pixelshuffle' and 'pixelshuffledirect' without absolute position embeddings."
+            f'backbone: SwinIRNet with ape={net.ape!r} cannot be unrolled: absolute position embeddings fit images of '
+            'one size. Set ape=False, which is what all of its published forms do.'
         )
-    body = [_swinir_unit(i) for i in range(len(net.layers))]
     mean = _numbers(net.mean)
-    steps = [name for name in ('conv_before_upsample', 'upsample', 'conv_last') if hasattr(net, name)]
-    finish = _Image(mean, (1.0,) * len(mean), tuple(steps), 'norm', float(net.img_range))
-    return Unrolled((_first(_swinir_stem), *body), finish, ('norm', 'conv_after_body', *steps))
+    match net.upsampler:
+        case 'nearest+conv':
+            doubled = [(DOUBLE, f'conv_up{i}', 'lrelu') for i in (1, 2) if hasattr(net, f'conv_up{i}')]
+            steps = ('conv_before_upsample', *(step for steps in doubled for step in steps), 'conv_hr', 'lrelu')
+            steps = (*steps, 'conv_last')
+        case _:
+            steps = tuple(name for name in ('conv_before_upsample', 'upsample', 'conv_last') if hasattr(net, name))
+    is_residual = not net.upsampler
+    finish = _Image(mean, (1.0,) * len(mean), steps, 'norm', float(net.img_range), is_residual)
+    stem = (Unit(IMAGES, IMAGES, (), tap=IMAGES, function=_swinir_images), Unit(FIRST, FIRST, (FIRST,), tap=FIRST))
+    body = [_swinir_unit(i) for i in range(len(net.layers))]
+    tail = dict.fromkeys(['norm', 'conv_after_body', *steps])
+    tail.pop(DOUBLE, None)
+    return Unrolled((*(stem if is_residual else (_first(_swinir_stem),)), *body), finish, tuple(tail))
 
 
 def _first(function: Any) -> Unit:
@@ -63,13 +79,17 @@ def _edsr_stem(net: Any, x: Tensor) -> Tensor:
 
 
 def _swinir_stem(net: Any, x: Tensor) -> Tensor:
+    return net.conv_first(_swinir_images(net, x))
+
+
+def _swinir_images(net: Any, x: Tensor) -> Tensor:
     if any(size % net.window_size for size in x.shape[2:]):
         raise ValueError(
             f'images of {x.shape[2]} x {x.shape[3]} px do not divide into the windows of SwinIRNet '
             f'(backbone.window_size={net.window_size}): local learning needs training patches, and a probe_size, that '
             'are multiples.'
         )
-    return net.conv_first((x - net.mean.to(x)) * net.img_range)
+    return (x - net.mean.to(x)) * net.img_range
 
 
 @dataclass(frozen=True)
@@ -94,9 +114,10 @@ class _Image:
     Args:
         mean: Of the images' channels, which the stem subtracts.
         std: What the stem divides by.
-        steps: Layers after the long skip, in order.
+        steps: Layers after the long skip, in order, and `DOUBLE`.
         norm: A norm of tokens before `conv_after_body`, if there is one.
         img_range: What the stem multiplies by.
+        is_residual: Whether what the steps make is added to the images.
     """
 
     mean: tuple[float, ...]
@@ -104,13 +125,16 @@ class _Image:
     steps: tuple[str, ...]
     norm: str | None = None
     img_range: float = 1.0
+    is_residual: bool = False
 
     def __call__(self, net: nn.Module, x: Tensor, taps: Mapping[str, Tensor]) -> Tensor:
         if self.norm is not None:
             x = to_map(net.get_submodule(self.norm)(to_tokens(x)), x.shape[2:])
         x = net.get_submodule('conv_after_body')(x) + taps[FIRST]
         for path in self.steps:
-            x = net.get_submodule(path)(x)
+            x = F.interpolate(x, scale_factor=2, mode='nearest') if path == DOUBLE else net.get_submodule(path)(x)
+        if self.is_residual:
+            x = taps[IMAGES] + x
         # in the precision of the weights, as upstream: under autocast x has a lower one
         like = next(net.parameters())
         return x / self.img_range * _constant(self.std, like.dtype, x.device) + _constant(
