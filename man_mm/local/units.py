@@ -53,6 +53,7 @@ class Unit:
             looks at more of `net` than `layers` and `tensors`, the unit runs on the backbone only: as a stage of its
             own, the first.
         tensors: Dotted paths of tensors outside of `layers` that `function` uses, e.g. a class token.
+        copies_input: It runs on a copy of its input, because it changes that in place: others read the input, too.
     """
 
     name: str
@@ -62,9 +63,12 @@ class Unit:
     pooled: bool = False
     function: Callable[[nn.Module, Any], Activation] | None = None
     tensors: tuple[str, ...] = ()
+    copies_input: bool = False
 
     def __call__(self, net: nn.Module, x: Activation) -> Activation:
         """Run the unit with the layers found in `net` (the backbone or copied layers) on `x`, e.g. (N, C, H, W)."""
+        if self.copies_input:
+            x = x.clone() if isinstance(x, Tensor) else tuple(branch.clone() for branch in x)
         if self.function is not None:
             return self.function(net, x)
         for path in self.layers:

@@ -1,7 +1,8 @@
 """From a backbone to its units: by a registered description, or by a trace of its forward."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ __all__ = ['register_unroll', 'unroll']
 
 Describe = Callable[[nn.Module], Unrolled]
 _DESCRIPTIONS: dict[str, Describe] = {}
-_CHECKED: set[str] = set()
+_CHECKED: dict[str, frozenset[str]] = {}
+"""Of each description that was checked, the units that have to run on copies of their inputs."""
 
 
 def _dotted(cls: type) -> str:
@@ -47,8 +49,8 @@ def unroll(backbone: nn.Module, size: Size | None = None) -> Unrolled:
     """Return the units of `backbone`: as registered for the class that defines its `forward`, else as traced.
 
     Units, taps and `finish` are held against the backbone's own forward on random images, in training and in
-    evaluation, once for every backbone of a process that is built alike. Upstream's `train()` is called, since some
-    backbones freeze their first stages there.
+    evaluation, once for every backbone of a process that is built alike. A unit that changes its input in place gets a
+    copy of it. Upstream's `train()` is called, since some backbones freeze their first stages there.
 
     Args:
         backbone: What to unroll.
@@ -66,9 +68,18 @@ def unroll(backbone: nn.Module, size: Size | None = None) -> Unrolled:
     unrolled = _traced(backbone, owner, [*own, *SIZES]) if describe is None else describe(backbone)
     key = f'{owner} {backbone} {unrolled}'
     if key not in _CHECKED and not any(p.is_meta or isinstance(p, FakeTensor) for p in backbone.parameters()):
-        _check(backbone, unrolled, owner, [*own, *SIZES] if describe is None else [*SIZES, *own])
-        _CHECKED.add(key)
-    return unrolled
+        sizes = [*own, *SIZES] if describe is None else [*SIZES, *own]
+        copying: frozenset[str] = frozenset()
+        while (name := _check(backbone, _with_copies(unrolled, copying), owner, sizes)) is not None:
+            copying |= {name}
+        _CHECKED[key] = copying
+    return _with_copies(unrolled, _CHECKED.get(key, frozenset()))
+
+
+def _with_copies(unrolled: Unrolled, names: Collection[str]) -> Unrolled:
+    """With units of these names on copies of their inputs."""
+    units = (replace(unit, copies_input=True) if unit.name in names else unit for unit in unrolled.units)
+    return replace(unrolled, units=tuple(units))
 
 
 def _traced(backbone: nn.Module, owner: str, sizes: Sequence[Size]) -> Unrolled:
@@ -82,8 +93,15 @@ def _traced(backbone: nn.Module, owner: str, sizes: Sequence[Size]) -> Unrolled:
         ) from error
 
 
-def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[Size]) -> None:
+class _ChangesInput(Exception):
+    """A unit, by name, changes in place what it is given: an auxiliary and the next module read it, too."""
+
+
+def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[Size]) -> str | None:
     """Hold the units against the backbone's own forward, on images of the first of `sizes` that both take.
+
+    Returns:
+        The name of a unit that changes its input in place, if there is one.
 
     Raises:
         ValueError: If they make something else, or take no image that the backbone takes.
@@ -103,6 +121,8 @@ def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[
                 with _untouched(backbone, training):
                     made = _made(unrolled, backbone, images.clone())
                     own_buffers = _buffers(unrolled, backbone)
+            except _ChangesInput as change:
+                return str(change)
             except Exception as error:
                 failed = failed or error
                 break
@@ -114,9 +134,10 @@ def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[
                     'docs/extend.md.'
                 )
         else:
-            return
+            return None
     if failed is not None:
         raise ValueError(f'backbone: the units of {type(backbone).__name__} fail: {failed}') from failed
+    return None
 
 
 def _buffers(unrolled: Unrolled, backbone: nn.Module) -> list[Tensor]:
@@ -129,8 +150,9 @@ def _made(unrolled: Unrolled, backbone: nn.Module, images: Tensor) -> Any:
     """What the units and `finish` make.
 
     Raises:
-        ValueError: If one of them changes in place what it is given: an auxiliary and the next module read it, too. Or
-            if a stage ends in one tensor, a tap, and its first unit, which SLMs take in its place, makes several.
+        _ChangesInput: If a unit does.
+        ValueError: If `finish` does. Or if a stage ends in one tensor, a tap, and its first unit, which SLMs take in
+            its place, makes several.
     """
     x: Activation = images
     taps: dict[str, Tensor] = {}
@@ -143,7 +165,7 @@ def _made(unrolled: Unrolled, backbone: nn.Module, images: Tensor) -> Any:
         if unit.tap is not None and not isinstance(begun, Tensor):
             raise ValueError(f'{name} makes {len(begun)} tensors, and {unit.name}, the end of its stage, makes one')
         if _versions(given) != versions:
-            raise ValueError(f'{unit.name} changes its input in place')
+            raise _ChangesInput(unit.name)
     versions = _versions((x, *taps.values()))
     result = unrolled.finish(backbone, x, taps)
     if _versions((x, *taps.values())) != versions:

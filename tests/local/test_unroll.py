@@ -95,7 +95,7 @@ def test_units_that_make_something_else_are_refused(num_channels):
         unroll(Doubled())
 
 
-def test_a_unit_that_changes_its_input_in_place_is_refused():
+def test_a_unit_that_changes_its_input_in_place_gets_a_copy():
     """What it is given is read again: by the auxiliary of the module before, and maybe from the bank."""
 
     class InPlace(torch.nn.Module):
@@ -112,8 +112,13 @@ def test_a_unit_that_changes_its_input_in_place_is_refused():
     assert [unit.layers for unit in unroll(InPlace()).units] == [('a', 'b.0'), ('b.1',)]
     units = (Unit('a', 'a', ('a',)), Unit('b', 'b', ('b',), 'b'))
     register_unroll(InPlace)(lambda net: Unrolled(units, StageOutputs(('b',))))
-    with pytest.raises(ValueError, match='the units of InPlace fail: b changes its input in place'):
-        unroll(InPlace())
+    net = InPlace()
+    for described in (unroll(net), unroll(net)):  # the second one is not checked again
+        assert [unit.copies_input for unit in described.units] == [False, True]
+        x = torch.randn(2, 4, 3, 3, requires_grad=True)
+        before = x.detach().clone()
+        described.units[1](net, x).sum().backward()
+        assert torch.equal(x, before) and x.grad.any()
 
 
 CHAIN = Unrolled((Unit('a', 'a', ('a',)), Unit('b', 'b', ('b',), 'b')), StageOutputs(('b',)))
