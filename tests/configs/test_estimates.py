@@ -20,7 +20,7 @@ REPRESENTATIVE = (
 )
 """A config of each task. The others take half an hour; tests/analysis/test_estimate.py has every rule and lever."""
 
-MODULES = 4
+MODULES = 2
 """More of them take longer and tell nothing else."""
 
 
