@@ -25,6 +25,7 @@ WRAPPERS = {
     'by module': LocalDistributedDataParallel,
 }
 SHARED = dict(
+    num_modules=4,
     auxiliary=dict(cut_stage=False),
     model_options=dict(share='stage', partition=['layer1.0', 'layer1.1', 'layer2.1']),
 )
@@ -56,7 +57,7 @@ SIZES = (64, 96)
 """Of the images of the two ranks, in px."""
 
 
-def detector(num_modules=4, auxiliary=None, model_options=None, ddp=WRAPPERS['at the end'], seed=0, **options):
+def detector(num_modules=3, auxiliary=None, model_options=None, ddp=WRAPPERS['at the end'], seed=0, **options):
     """A Trainer of the tiny RetinaNet; `ddp=None` is a single process."""
     model = build(retinanet(num_modules, auxiliary=auxiliary, **(model_options or {})), seed)
     return Trainer(ddp(model) if ddp else model, **options)
