@@ -19,7 +19,8 @@ from man_mm.versions import is_autocast_on
 
 from ..helpers.classification import RULES, classifier
 from ..helpers.classification import batch as labelled
-from ..helpers.detection import CLASSES, FPN, RETINA_HEAD, batch, retinanet
+from ..helpers.detection import CLASSES, batch, retinanet
+from ..helpers.detection import small_retinanet as small
 from ..helpers.detectors import DETECTORS, detector
 from ..helpers.restoration import batch as pairs
 from ..helpers.restoration import editor
@@ -34,55 +35,46 @@ LEVELS = dict(
 ADAM = dict(type='AdamW', lr=1e-3, weight_decay=0.05)
 PLAIN = dict(type='SGD', lr=0.01)  # a fourth of the operations, where the optimizer is not what is new
 
-STAGES = dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(0, 1, 2))
-NECK = {**FPN, 'in_channels': [8, 16, 32], 'num_outs': 3}
-HEAD = {**RETINA_HEAD, 'anchor_generator': {**RETINA_HEAD['anchor_generator'], 'strides': [8, 16, 32]}}
+
+def config(num_modules, backbone=None, auxiliary=None, optimizer=PLAIN, hooks=(), net=None, **wrapper):
+    """`net` has options of the LocalBackbone, `wrapper` those of the optim wrapper."""
+    model = small(num_modules, backbone, auxiliary, **(net or {}))
+    return step_config(model, optimizer=optimizer, hooks=hooks, **wrapper)
 
 
-def small(num_modules, backbone=None, auxiliary=None, **options):
-    """A RetinaNet of three stages, seven units and three levels."""
-    model = retinanet(num_modules, {**STAGES, **(backbone or {})}, {'neck': NECK, **(auxiliary or {})}, **options)
-    return {**model, 'neck': NECK, 'bbox_head': HEAD}
-
-
-def config(num_modules, *parts, optimizer=PLAIN, hooks=(), **wrapper):
-    return step_config(small(num_modules, *parts), optimizer=optimizer, hooks=hooks, **wrapper)
-
-
+RECOMPUTED = dict(with_cp=True)
+SHARED = dict(share='stage', partition=['layer1.0', 'layer1.1'])
+CLIP = dict(max_norm=35.0, norm_type=2, per_module=True)
 DETECTION = {
     'bp': config(None, optimizer=None),
-    'K = 1': config(1),
-    'man': config(4, optimizer=None),
-    'man, a module a unit': config(7, None, PRIVATE),
-    'dgl': config(3, None, PYRAMID),
-    'man without slm': config(3, None, dict(PYRAMID, banked_levels=True)),
-    'slim': config(3, None, SLIM),
-    'followers': config(3, None, dict(PRIVATE, follow='ema'), optimizer=None),
-    'frozen units': config(3, None, dict(PRIVATE, init='random', trainable=False), eager_step=True),
-    'eager_step': config(3, None, PRIVATE, optimizer=None, eager_step=True),
-    'with_cp': config(2, dict(with_cp=True)),
-    'bp with_cp': config(None, dict(with_cp=True)),
-    'heads recomputed': config(2, hooks=[LEVELS]),
-    'bp, heads recomputed': config(None, hooks=[LEVELS]),
-    'accumulation': config(2, accumulative_counts=2),
     'bp, accumulation': config(None, accumulative_counts=3),
-    'adam': config(2, optimizer=ADAM),
-    'adam, eager_step': config(2, optimizer=ADAM, eager_step=True),
-    'clipping': config(2, clip_grad=dict(max_norm=35.0, norm_type=2, per_module=True)),
-    'shared': step_config(small(7, None, dict(PRIVATE, cut_stage=False), share='stage'), optimizer=PLAIN),
-    'no bank': step_config(small(3, bank=False), optimizer=PLAIN),
-    'by memory': step_config(small(3, partition='memory', probe_size=(64, 64)), optimizer=PLAIN),
-    'mean': config(2, None, dict(shared_head_grad='mean')),
-    'last': config(2, None, dict(shared_head_grad='last')),
-    'batch norm in training': config(2, dict(norm_eval=False)),
-    'frozen stages': config(2, dict(frozen_stages=1)),
-    **{name: step_config(detector(name), optimizer=PLAIN) for name in DETECTORS},
+    'bp, blocks and heads recomputed, adam': config(None, RECOMPUTED, hooks=[LEVELS], optimizer=ADAM),
+    'K = 1, batch norm in training': config(1, dict(norm_eval=False)),
+    'man, last, momentum': config(2, None, dict(shared_head_grad='last'), optimizer=None),
+    'man without bank, mean, batch norm in training, accumulation': config(
+        2, dict(norm_eval=False), dict(shared_head_grad='mean'), net=dict(bank=False), accumulative_counts=2
+    ),
+    'private heads, cut by memory, blocks and heads recomputed, adam': config(
+        2, RECOMPUTED, PRIVATE, net=dict(partition='memory', probe_size=(64, 64)), hooks=[LEVELS], optimizer=ADAM
+    ),
+    'shared, eager_step, momentum': config(
+        3, None, dict(PRIVATE, cut_stage=False), net=SHARED, optimizer=None, eager_step=True
+    ),
+    'dgl, clipping': config(2, None, PYRAMID, clip_grad=CLIP),
+    'man without slm': config(3, None, dict(PYRAMID, banked_levels=True)),
+    'slim, frozen stages, eager_step, adam': config(
+        3, dict(frozen_stages=1), SLIM, optimizer=ADAM, eager_step=True, clip_grad=CLIP
+    ),
+    'followers, momentum': config(2, None, dict(PRIVATE, follow='ema'), optimizer=None),
+    'frozen units, eager_step': config(2, None, dict(PRIVATE, init='random', trainable=False), eager_step=True),
+    **{name: step_config(detector(name, 2), optimizer=PLAIN) for name in DETECTORS},
 }
+"""Every lever, several in a config: a difference is told by phase and kind."""
 OTHERS = {
-    **{rule: (classifier(rule), labelled, 'mmpretrain') for rule in RULES},
-    'classification by bp': (classifier(), labelled, 'mmpretrain'),
-    'classification, shared': (classifier('dgl', backbone_share='stage'), labelled, 'mmpretrain'),
-    **{net: (editor(net), pairs, 'mmagic') for net in ('edsr', 'swinir')},
+    **{rule: (classifier(rule, 2, net_depth=8), labelled, 'mmpretrain') for rule in RULES if rule != 'dgl'},
+    'classification by bp': (classifier(net_depth=8), labelled, 'mmpretrain'),
+    'dgl, shared': (classifier('dgl', 5, backbone_share='stage'), labelled, 'mmpretrain'),
+    **{net: (editor(net, 2), pairs, 'mmagic') for net in ('edsr', 'swinir')},
     'super-resolution by bp': (editor(num_modules=None), pairs, 'mmagic'),
 }
 
@@ -101,7 +93,7 @@ def assert_exact(cfg, data):
 
 @pytest.mark.parametrize('name', DETECTION)
 def test_an_estimate_of_a_detector_is_exact(name):
-    assert_exact(DETECTION[name], batch())
+    assert_exact(DETECTION[name], batch(1))
 
 
 @pytest.mark.parametrize('name', OTHERS)
@@ -112,11 +104,11 @@ def test_an_estimate_of_other_tasks_is_exact(name):
 
 def test_images_of_several_sizes_are_estimated_as_they_are_padded():
     small, large = batch(1, size=64), batch(1, size=96)
-    assert_exact(DETECTION['mean'], {key: small[key] + large[key] for key in small})
+    assert_exact(DETECTION['bp'], {key: small[key] + large[key] for key in small})
 
 
 def test_weights_and_images_have_no_memory():
-    step = FakeTrainStep(DETECTION['mean'])
+    step = FakeTrainStep(DETECTION['man, last, momentum'])
     seen = []
     step.model.backbone.register_forward_pre_hook(lambda module, args: seen.extend(args))
     step.warm_up(batch())
@@ -144,7 +136,7 @@ def test_modules_that_are_built_later_are_real():
 
 
 def test_a_config_is_left_as_it_was():
-    cfg = mixed(small(2))
+    cfg = mixed(small(2), optimizer=PLAIN)
     before = cfg.to_dict()
     step_cost(FakeTrainStep(cfg), batch())
     assert cfg.to_dict() == before
@@ -154,9 +146,7 @@ def test_a_config_is_left_as_it_was():
 
 
 def mask_rcnn(num_modules):
-    model = detector('faster_rcnn', num_modules or 3)
-    if num_modules is None:
-        model['backbone'] = model['backbone']['backbone']
+    model = detector('faster_rcnn', num_modules)
     extractor = {**model['roi_head']['bbox_roi_extractor'], 'roi_layer': dict(type='RoIAlign', output_size=6)}
     head = dict(type='FCNMaskHead', num_convs=1, in_channels=8, conv_out_channels=8, num_classes=CLASSES)
     roi_head = dict(model['roi_head'], mask_roi_extractor=extractor, mask_head=head)
@@ -164,7 +154,7 @@ def mask_rcnn(num_modules):
     return dict(model, type='MaskRCNN', roi_head=roi_head, train_cfg=train_cfg)
 
 
-@pytest.mark.parametrize('num_modules', [None, 3])
+@pytest.mark.parametrize('num_modules', [None, 2])
 def test_masks_are_cropped_from_maps_of_the_whole_image_in_an_estimate_too(num_modules):
     cfg = step_config(mask_rcnn(num_modules), optimizer=PLAIN)
     data = synthetic_batch(cfg, 2, (64, 96))
@@ -183,8 +173,7 @@ def test_what_a_first_stage_proposes_by_itself_takes_no_more_than_estimated():
 
 
 def test_an_image_without_objects_has_proposals_too():
-    data = batch(1, boxes=[])
-    assert_exact(step_config(detector('faster_rcnn'), optimizer=PLAIN), data)
+    assert_exact(step_config(detector('faster_rcnn', 2), optimizer=PLAIN), batch(1, boxes=[]))
 
 
 def test_a_first_stage_proposes_by_itself_again_afterwards():
@@ -225,11 +214,11 @@ def mixed(model, **wrapper):
     return cfg
 
 
-@pytest.mark.parametrize('num_modules', [None, 3])
+@pytest.mark.parametrize('num_modules', [None, 2])
 def test_mixed_precision_is_estimated_without_a_gpu(num_modules):
     model = small(num_modules)
-    whole = step_cost(FakeTrainStep(step_config(model)), batch(size=256))
-    half = step_cost(FakeTrainStep(mixed(model, use_fp64=False, dtype='float16')), batch(size=256))
+    whole = step_cost(FakeTrainStep(step_config(model, optimizer=PLAIN)), batch(size=256))
+    half = step_cost(FakeTrainStep(mixed(model, optimizer=PLAIN, use_fp64=False, dtype='float16')), batch(size=256))
     assert [half.split[kind] for kind in ('weights', 'auxiliary')] == [
         whole.split[kind] for kind in ('weights', 'auxiliary')
     ]
@@ -282,17 +271,17 @@ def test_the_compiled_focal_loss_keeps_less(hooks):
 
 
 def test_the_compiled_deformable_attention_keeps_less():
-    cfg = step_config(detector('deformable_detr'))
+    cfg = step_config(detector('deformable_detr', 2), optimizer=PLAIN)
     cpu, cuda = (on(device, cfg).phases[0].split['activations'] for device in ('cpu', 'cuda'))
     assert cuda < 0.9 * cpu
 
 
 def test_an_update_of_all_weights_at_once_copies_the_gradients_for_weight_decay():
-    cfg = step_config(retinanet(2, auxiliary=PRIVATE))  # its peak is in the update
-    cpu, cuda = (on(device, cfg) for device in ('cpu', 'cuda'))
+    cfg = step_config(small(None))  # its peak is in the update
+    cpu, cuda = (on(device, cfg, num=1, size=32) for device in ('cpu', 'cuda'))
     assert cuda.split['activations'] >= cuda.split['gradients'] > cpu.split['activations']
     cfg.optim_wrapper.optimizer.foreach = False
-    assert on('cuda', cfg).split['activations'] < cuda.split['gradients']
+    assert on('cuda', cfg, num=1, size=32).split['activations'] < cuda.split['gradients']
 
 
 @pytest.mark.parametrize('is_broken', [False, True])
@@ -317,6 +306,6 @@ def test_losses_go_the_ways_of_the_cpu_afterwards(is_broken):
 
 
 def test_other_libraries_are_estimated_for_cuda_too():
-    cfg = step_config(classifier('man'), 'mmpretrain')
+    cfg = step_config(classifier('man', 2, net_depth=8), 'mmpretrain', PLAIN)
     costs = [step_cost(FakeTrainStep(cfg, device), labelled()) for device in ('cpu', 'cuda')]
     assert costs[0].flops == costs[1].flops and costs[1].peak_bytes > 0

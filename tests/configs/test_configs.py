@@ -1,6 +1,7 @@
 """Every config loads, builds and makes one step, at a fraction of its width, depth and image size."""
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +28,19 @@ WITH_OWN_TWIN = [
     if not name.endswith('_in1k.py') and not name.startswith(tuple(f'man/{u}' for u in UPSTREAMS))
 ]
 """Local configs whose twin is ours."""
+
+
+def first_of_each_kind(names):
+    """The config with the fewest modules of each model and rule, whatever its depth, scale and data set."""
+    kinds = {}
+    for name in sorted(names, key=lambda name: (int((re.findall(r'_k(\d+)_', name) or ['0'])[0]), name)):
+        model_and_rule = re.sub(r'_k\d+|_(?!in1k)[^_]+$', '', Path(name).stem)  # ImageNet has other models
+        kinds.setdefault(re.sub(r'\d+', '', model_and_rule), name)
+    return set(kinds.values())
+
+
+SHORT = first_of_each_kind(CONFIGS)
+"""Those that make their step in the short suite; the others differ from them by numbers."""
 
 WIDTH = 8
 SIZE = 32
@@ -131,7 +145,9 @@ STEPPED = {}
 """Configs that have made their step, as text."""
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize(
+    'name', [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in CONFIGS]
+)
 def test_config_makes_a_step_that_moves_every_trained_weight(name):
     cfg = load(name)
     small = small_config(cfg)

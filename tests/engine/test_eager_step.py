@@ -13,12 +13,10 @@ from ..helpers.training import SpyWrapper, Trainer, assert_equal, local_paramete
     ('num_modules', 'auxiliary', 'optimizer'),
     [
         (1, {}, torch.optim.SGD),
-        (2, dict(shared_head_grad='mean'), torch.optim.SGD),
-        (4, {}, torch.optim.AdamW),
-        (4, dict(neck='shared'), torch.optim.SGD),
-        (4, dict(head='private'), torch.optim.AdamW),
+        (2, dict(shared_head_grad='mean'), torch.optim.AdamW),
+        (3, dict(neck='shared'), torch.optim.SGD),
+        (3, dict(head='private'), torch.optim.AdamW),
         (9, {}, torch.optim.SGD),
-        (9, dict(head='private'), torch.optim.SGD),
     ],
     ids=str,
 )
@@ -27,7 +25,7 @@ def test_eager_steps_end_in_the_weights_of_ordinary_steps(num_modules, auxiliary
         trainer(num_modules, auxiliary=auxiliary, optimizer=optimizer, lr=1e-3, eager_step=eager)
         for eager in (False, True)
     ]
-    for i in range(3):
+    for i in range(2):  # the second one with momentum
         logs = [run.step(batch(first=i)) for run in runs]
         assert logs[0] == logs[1]
     assert_equal(*(dict(run.model.state_dict()) for run in runs))

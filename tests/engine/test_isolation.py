@@ -37,8 +37,17 @@ def test_a_local_backward_gives_gradients_to_its_module_its_auxiliary_and_the_sh
     assert seen == list(range(num_modules - 1))
 
 
-@pytest.mark.parametrize('auxiliary', [SHARED, PRIVATE, dict(neck='shared'), dict(shared_head_grad='last')])
-@pytest.mark.parametrize('num_modules', DEPTHS)
+@pytest.mark.parametrize(
+    ('num_modules', 'auxiliary'),
+    [
+        *((num_modules, SHARED) for num_modules in DEPTHS),
+        (2, PRIVATE),
+        (9, PRIVATE),
+        (3, dict(neck='shared')),
+        (4, dict(shared_head_grad='last')),
+    ],
+    ids=str,
+)
 def test_no_graph_crosses_a_cut(num_modules, auxiliary):
     seen = []
 

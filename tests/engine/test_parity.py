@@ -7,7 +7,7 @@ from mmengine.optim import OptimWrapper
 from ..helpers.detection import batch, build, retinanet
 from ..helpers.training import Trainer, assert_equal
 
-STEPS = 4
+STEPS = 2
 
 
 def bp_states(backbone, optimizer, **options):
@@ -19,13 +19,17 @@ def bp_states(backbone, optimizer, **options):
         yield {name: value.clone() for name, value in model.state_dict().items()}, logs
 
 
-@pytest.mark.parametrize('optimizer', [torch.optim.SGD, torch.optim.AdamW])
 @pytest.mark.parametrize(
-    'options',
-    [{}, dict(clip_grad=dict(max_norm=1.0)), dict(accumulative_counts=2)],
-    ids=['plain', 'clip', 'accumulation'],
+    ('norm_eval', 'options', 'optimizer'),
+    [
+        (True, {}, torch.optim.SGD),
+        (False, {}, torch.optim.AdamW),
+        (False, dict(clip_grad=dict(max_norm=1.0)), torch.optim.SGD),
+        (True, dict(accumulative_counts=2), torch.optim.AdamW),
+        (False, dict(accumulative_counts=2), torch.optim.SGD),
+    ],
+    ids=['plain', 'AdamW, norms', 'clip, norms', 'AdamW, accumulation', 'accumulation, norms'],
 )
-@pytest.mark.parametrize('norm_eval', [True, False])
 def test_one_module_is_back_propagation_bit_for_bit(norm_eval, options, optimizer):
     lr = 0.01 if optimizer is torch.optim.SGD else 1e-3
     backbone = dict(norm_eval=norm_eval)

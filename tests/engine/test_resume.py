@@ -16,24 +16,23 @@ def root(tmp_path_factory):
 
 
 def final(folder):
-    return torch.load(folder / 'epoch_3.pth')  # with torch's own default, weights_only=True
+    return torch.load(folder / 'epoch_2.pth')  # with torch's own default, weights_only=True
 
 
 def test_a_killed_and_resumed_run_ends_as_the_unbroken_one(root, tmp_path):
-    runner(run_config(root, tmp_path / 'unbroken', epochs=3)).train()
+    runner(run_config(root, tmp_path / 'unbroken', epochs=2)).train()
     killer = dict(
         hooks=[dict(type='KillHook')],
         custom_imports=dict(imports=['tests.helpers.kill_hook'], allow_failed_imports=False),
     )
-    broken = run_config(root, tmp_path / 'broken', epochs=3)
+    broken = run_config(root, tmp_path / 'broken', epochs=2)
     killed = python(
-        'train.py', write_config(run_config(root, tmp_path / 'broken', epochs=3, **killer), tmp_path / 'killed.py')
+        'train.py', write_config(run_config(root, tmp_path / 'broken', epochs=2, **killer), tmp_path / 'killed.py')
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert sorted(p.name for p in (tmp_path / 'broken').glob('*.pth')) == ['epoch_1.pth']
     resumed = python('train.py', write_config(broken, tmp_path / 'resumed.py'), '--resume')
     assert resumed.returncode == 0, resumed.stderr
-    assert (tmp_path / 'broken/epoch_2.pth').exists()
     ours, theirs = final(tmp_path / 'broken'), final(tmp_path / 'unbroken')
     assert_equal(ours['state_dict'], theirs['state_dict'])
     momenta = [state['optimizer']['state'] for state in (ours, theirs)]

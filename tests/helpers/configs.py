@@ -2,11 +2,14 @@
 
 import copy
 import gc
+import logging
 import os
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 from mmengine.config import Config, config, utils
+from mmengine.dataset import base_dataset
 from mmengine.logging import MMLogger
 from mmengine.model import base_module, weight_init
 
@@ -43,22 +46,18 @@ def remember_config_files() -> None:
     Config._file2dict = staticmethod(remembered)
 
 
-def remember_layouts() -> None:
-    """Let yapf lay out the text of a config once: a run asks four times and once more a checkpoint, 0.2 s each."""
-    lay_out, known = config.FormatCode, {}
+def leave_layouts() -> None:
+    """Let no yapf lay out the text of a config, which is Python before: a run asks for it four times, 0.2 s and more.
 
-    def remembered(text, **style):
-        key = (text, repr(style))
-        if key not in known:
-            known[key] = lay_out(text, **style)
-        return known[key]
-
-    config.FormatCode = remembered
+    A file that was written is read again as it is, whatever its layout.
+    """
+    config.FormatCode = lambda text, **style: (text, True)
 
 
 def spare_the_collector() -> None:
     """Let the garbage collector pass over what is imported: MMEngine has it look at everything for every data set."""
     gc.freeze()
+    base_dataset.gc = SimpleNamespace(collect=lambda: 0)  # models and metrics, imported later, are not frozen
 
 
 def list_no_weights() -> None:
@@ -70,9 +69,15 @@ def list_no_weights() -> None:
     base_module.update_init_info = weight_init.update_init_info = lambda module, init_info: None
 
 
+def drop_debugging() -> None:
+    """Make no records of the level DEBUG, which nobody reads: registries write one for every part they build."""
+    logging.disable(logging.DEBUG)
+
+
 def prepare() -> None:
     """All that a process in which models train or command lines run can do without, once."""
     remember_installed_configs()
     remember_config_files()
-    remember_layouts()
+    leave_layouts()
     spare_the_collector()
+    drop_debugging()

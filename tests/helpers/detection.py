@@ -75,6 +75,17 @@ def retinanet(num_modules=4, backbone=None, auxiliary=None, **options):
     )
 
 
+STAGES = dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(0, 1, 2))
+SMALL_FPN = {**FPN, 'in_channels': [8, 16, 32], 'num_outs': 3}
+SMALL_HEAD = {**RETINA_HEAD, 'anchor_generator': {**RETINA_HEAD['anchor_generator'], 'strides': [8, 16, 32]}}
+
+
+def small_retinanet(num_modules, backbone=None, auxiliary=None, **options):
+    """A RetinaNet of three stages, seven units and three levels."""
+    model = retinanet(num_modules, {**STAGES, **(backbone or {})}, {'neck': SMALL_FPN, **(auxiliary or {})}, **options)
+    return {**model, 'neck': SMALL_FPN, 'bbox_head': SMALL_HEAD}
+
+
 def images(num=2, size=64, seed=0):
     """Normalised images (N, 3, size, size) on the tests' device."""
     generator = torch.Generator().manual_seed(seed)

@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class KillHook(Hook):
-    """Kills its process in the second of three epochs of `helpers.runs.make_coco`."""
+    """Kills its process in the second of two epochs of `helpers.runs.make_coco`."""
 
     def after_train_iter(self, runner, *args, **kwargs):
         if runner.iter == 4:

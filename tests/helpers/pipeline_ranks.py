@@ -24,14 +24,15 @@ STEPS = 4
 PRIVATE = dict(head='private')
 NORMS = dict(norm_eval=False)
 DETECTORS = {
-    'balanced': {},
+    'balanced, eager': dict(trainer=dict(eager_step=True)),
     'split by hand': dict(split=[1, 3]),
     'accumulated, one batch ahead': dict(split=[3, 1], in_flight=1, trainer=dict(accumulative_counts=2)),
     'AdamW, clipped by module, auxiliaries without bank': dict(
         bank=False, trainer=dict(optimizer=torch.optim.AdamW, clip_grad=dict(max_norm=0.05, per_module=True))
     ),
-    'eager': dict(trainer=dict(eager_step=True)),
-    'shared auxiliaries': dict(num_modules=9, share='stage', auxiliary=dict(cut_stage=False)),
+    'shared auxiliaries': dict(
+        share='stage', partition=['layer1.0', 'layer1.1', 'layer2.1'], auxiliary=dict(cut_stage=False)
+    ),
 }
 RULES = ('man', 'predsim', 'infopro', 'auglocal')
 HUB = ('train/local_00/total', 'train/local_02/cls', 'train/loss', 'train/loss_bbox', 'train/lr')

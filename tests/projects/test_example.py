@@ -22,6 +22,8 @@ ENDINGS = ('.py', '.sh', '.yml', '.md')
 TRAIN = Path(find_spec('mmdet').origin).parent / '.mim/tools/train.py'
 ALL = """
 import gc, runpy, sys
+import mmengine.config.config as layout
+layout.FormatCode = lambda text, **style: (text, True)
 for config in sys.argv[2:]:
     sys.argv[1:] = [config, '--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=2']
     sys.argv += ['log_level=ERROR']
@@ -29,7 +31,8 @@ for config in sys.argv[2:]:
     gc.freeze()  # each data set has the collector look at all that is imported
 print('package:', sys.modules['man_mm'].__file__)
 """
-"""Upstream's script on one config after the other: importing the libraries takes longer than training."""
+"""Upstream's script on one config after the other: importing the libraries takes longer than training, and so does the
+layout of what it says of each."""
 
 
 @pytest.fixture(scope='module')

@@ -82,6 +82,7 @@ def test_shell_launchers_explain_missing_arguments():
         assert result.returncode != 0 and 'usage' in result.stderr
 
 
+@pytest.mark.long  # in the short suite tests/engine/test_faults_ranks.py launches two that train
 @pytest.mark.cpu_only('two processes need two GPUs')
 def test_two_processes_train_through_the_launcher(tmp_path):
     data = f'{tmp_path}/shapes/'
