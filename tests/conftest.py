@@ -11,6 +11,7 @@ else:
 
 import pytest
 import torch
+from mmengine.logging import MessageHub
 
 from man_mm.analysis.memory import PeakMemory
 from man_mm.versions import KEEPS_STORAGES
@@ -37,6 +38,7 @@ def _once():
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+    MessageHub.get_current_instance().pop_info('loop_stage')  # of a run that was to fail
 
 
 if not KEEPS_STORAGES:

@@ -221,7 +221,8 @@ def _refuse_plain_training() -> None:
             "custom_hooks lacks dict(type='man_mm.FeatureBankHook'): LocalBackbone got neither the inputs and targets "
             "nor the losses that train its modules. With it, optim_wrapper.type must be 'man_mm.LocalOptimWrapper' "
             "(with --amp 'man_mm.LocalAmpOptimWrapper'); without both, LocalBackbone would train by plain "
-            'back-propagation.'
+            "back-propagation. (Where no runner trains: one that failed in this process has left loop_stage='train'; "
+            "MessageHub.get_current_instance().pop_info('loop_stage') forgets it.)"
         )
 
 

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 
 from man_mm.analysis.planner import make_plan
@@ -155,6 +154,3 @@ def test_other_programs_say_who_makes_plans(folder):
         ValueError, match=r"plan={'memory': \d+} is read by .* tools/analysis_tools/plan\.py CONFIG --out"
     ):
         runner.train()
-    MessageHub.get_current_instance().runtime_info.pop(
-        'loop_stage', None
-    )  # a later test would seem to be in its training

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -75,9 +76,9 @@ def main() -> None:
         if args.amp:
             enable_amp(cfg)
         if not is_local(cfg):
-            keys = choose_keys(cfg, 2, args.lean)  # of any K but 1: that is what is planned
+            keys = choose_keys(cfg, 2, args.lean)  # of any K but 1
             print(f'local learning: {keys.form.said}', file=sys.stderr)
-            cfg = keys.on(cfg)
+            cfg = replace(keys, optim_wrapper={}, hooks=[]).on(cfg)  # eager steps, recomputation and K are planned
         elif args.lean:
             sys.exit(f'--lean: {args.config} has a LocalBackbone already, and its form')
         if args.largest:
