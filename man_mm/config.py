@@ -126,9 +126,12 @@ def enable_amp(cfg: Config) -> None:
     Raises:
         ValueError: If there is none.
     """
+    if 'optimizer' not in cfg.get('optim_wrapper', {}):
+        raise ValueError('the config has no optim_wrapper.optimizer: mixed precision is chosen for one optimizer.')
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    library = kind.__module__ if isinstance(kind, type) else kind.rpartition('.')[0]
     known = {_name(own): mixed for own, mixed in AMP_WRAPPERS.items()}
-    if _name(kind) not in known:
+    if _name(kind) not in known or library.partition('.')[0] not in ('', 'mmengine', 'man_mm'):
         raise ValueError(f'no AMP variant of optim_wrapper.type={kind!r} is known; known are {sorted(AMP_WRAPPERS)}.')
     cfg.optim_wrapper.type = known[_name(kind)]
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

@@ -66,14 +66,17 @@ def unroll(backbone: nn.Module, size: Size | None = None) -> Unrolled:
     size = size or image_size(getattr(backbone, 'img_size', None))
     own = [] if size is None else [size]
     unrolled = _traced(backbone, owner, [*own, *SIZES]) if describe is None else describe(backbone)
-    key = f'{owner} {backbone} {unrolled}'
-    if key not in _CHECKED and not any(p.is_meta or isinstance(p, FakeTensor) for p in backbone.parameters()):
+    has_values = not any(p.is_meta or isinstance(p, FakeTensor) for p in backbone.parameters())
+    key = f'{owner} {backbone} {unrolled} {has_values}'
+    if key not in _CHECKED and not has_values:
+        _CHECKED[key] = _changing(backbone, unrolled, [*own, *SIZES]) if describe is None else frozenset()
+    elif key not in _CHECKED:
         sizes = [*own, *SIZES] if describe is None else [*SIZES, *own]
         copying: frozenset[str] = frozenset()
         while (name := _check(backbone, _with_copies(unrolled, copying), owner, sizes)) is not None:
             copying |= {name}
         _CHECKED[key] = copying
-    return _with_copies(unrolled, _CHECKED.get(key, frozenset()))
+    return _with_copies(unrolled, _CHECKED[key])
 
 
 def _with_copies(unrolled: Unrolled, names: Collection[str]) -> Unrolled:
@@ -91,6 +94,25 @@ def _traced(backbone: nn.Module, owner: str, sizes: Sequence[Size]) -> Unrolled:
             f'cannot trace it ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}). Describe it with '
             f'man_mm.local.register_unroll, see docs/extend.md. Described are: {", ".join(sorted(_DESCRIPTIONS))}.'
         ) from error
+
+
+def _changing(backbone: nn.Module, unrolled: Unrolled, sizes: Iterable[Size]) -> frozenset[str]:
+    """Units that change their inputs in place, by name, where nothing has values, and so nothing can be compared."""
+    like = next(backbone.parameters())
+    for size in sizes:
+        found = set()
+        x: Activation = like.new_empty(2, image_channels(backbone) or 3, *size)
+        try:
+            with _untouched(backbone, training=True):
+                for unit in unrolled.units:
+                    given, versions = x, _versions(x)
+                    x, _ = run_units([unit], backbone, given)
+                    if _versions(given) != versions:
+                        found.add(unit.name)
+        except Exception:  # not of this size
+            continue
+        return frozenset(found)
+    return frozenset()
 
 
 class _ChangesInput(Exception):
@@ -169,7 +191,7 @@ def _made(unrolled: Unrolled, backbone: nn.Module, images: Tensor) -> Any:
     versions = _versions((x, *taps.values()))
     result = unrolled.finish(backbone, x, taps)
     if _versions((x, *taps.values())) != versions:
-        raise ValueError('what follows the last unit changes its input in place')
+        raise ValueError('what follows the last unit changes its input in place: make that operation one out of place')
     return result
 
 

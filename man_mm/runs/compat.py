@@ -20,14 +20,12 @@ def read_config(path: str) -> Config:
     """Read a config for a command line: a file, or one of an installed library, `mmdet::retinanet/...`.
 
     Raises:
-        SystemExit: If no library has a config of that name; if it inherits from MMagic, which is optional, and MMagic
-            is not installed: says how to install it.
+        SystemExit: If there is no such config, or it cannot be read; if it inherits from MMagic, which is optional, and
+            MMagic is not installed: says how to install it.
     """
     try:
         return _read_installed(path) if '::' in path else Config.fromfile(path)
-    except (AssertionError, FileNotFoundError) as error:  # MMEngine's, of a name that it does not know
-        if '::' not in path:
-            raise
+    except (AssertionError, OSError) as error:  # MMEngine's, of a name that it does not know
         sys.exit(f'{path}: {error}')
     except ModuleNotFoundError as error:
         if 'mmagic' not in str(error):

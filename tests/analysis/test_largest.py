@@ -108,10 +108,10 @@ def test_a_plain_config_is_planned_with_what_is_chosen_for_it(plan, capsys):
 
 
 def test_the_table_of_batches_is_printed_and_written(plan, two_settings, capsys):
-    plan('local.py', '--largest', '--budget', '1kB', '--size', *SIZE, '--json', 'rows.json', '--amp')
+    plan('local.py', '--largest', '--budget', '1kB', '--size', *SIZE, '--json', 'new/rows.json', '--amp')
     out = capsys.readouterr().out
     assert 'images in 1000 B' in out and 'K=1 (back-propagation)' in out
-    written = json.loads(Path('rows.json').read_text())
+    written = json.loads(Path('new/rows.json').read_text())
     assert written['amp'] and [row['num_modules'] for row in written['rows']] == [1, 2]
     for row in written['rows']:
         (batch,) = row['batches']
@@ -121,7 +121,7 @@ def test_the_table_of_batches_is_printed_and_written(plan, two_settings, capsys)
 WRONG = {
     'a batch': (('local.py', '--largest', '--batch', 2, '--budget', '1GiB'), 'leave out --batch'),
     'a file': (('local.py', '--largest', '--out', 'x.py', '--budget', '1GiB'), 'leave out --out'),
-    'two budgets': (('local.py', '--budget', '1GiB', '2GiB'), '--budget 1GiB 2GiB must be one amount'),
+    'two budgets': (('local.py', '--budget', '1GiB,2GiB'), '--budget 1GiB,2GiB must be one amount'),
 }
 
 
@@ -145,4 +145,26 @@ def test_back_propagation_of_a_plain_config_recomputes_nothing(plan):
 def test_lean_is_a_form_for_plain_configs(plan):
     with pytest.raises(SystemExit) as stop:
         plan('local.py', '--lean', '--budget', '1GiB')
-    assert 'local.py has a LocalBackbone already' in stop.value.code
+    assert 'local.py has a LocalBackbone: leave it out' in stop.value.code
+
+
+UNFIT = {
+    'no budget': (('local.py',), 'give the memory of a step, e.g. --budget 11GiB'),
+    'a bad unit': (('local.py', '--budget', '6XB'), "budget='6XB' must be a number of bytes"),
+    'no model': (('data.py', '--budget', '1GiB'), 'data.py has no model and no optim_wrapper'),
+    'no file': (('none.py', '--budget', '1GiB'), 'none.py'),
+    'no size': (('plain.py', '--budget', '1GiB'), 'give it to plan.py by --size'),
+    'many optimizers': (('gan.py', '--budget', '1GiB', '--amp'), 'mixed precision is chosen for one optimizer'),
+}
+
+
+@pytest.mark.parametrize('case', UNFIT)
+def test_what_cannot_be_planned_is_said_in_a_sentence(plan, case):
+    Config(dict(train_dataloader=dict(batch_size=2))).dump('data.py')
+    gan = plain()
+    gan.optim_wrapper = dict(generator=dict(optimizer=dict(type='SGD', lr=0.1)))
+    gan.dump('gan.py')
+    arguments, message = UNFIT[case]
+    with pytest.raises(SystemExit) as stop:
+        plan(*arguments)
+    assert message in stop.value.code

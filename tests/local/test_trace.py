@@ -9,12 +9,15 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
+from man_mm.analysis.estimate import FakeTrainStep
 from man_mm.local import run_units, unroll
 from man_mm.local.dry_run import unit_shapes
 from man_mm.versions import tree_leaves
 
 from ..helpers.backbones import NECKLESS
+from ..helpers.classification import classifier
 from ..helpers.detection import build
+from ..helpers.steps import step_config
 
 HRNET = {
     'stage1': dict(num_modules=1, num_branches=1, block='BASIC', num_blocks=(2,), num_channels=(8,)),
@@ -250,6 +253,14 @@ def test_blocks_that_change_in_place_what_they_are_given_get_copies():
     x, taps = run_units(described.units, net, images(64, 64))
     for ours, theirs in zip(described.finish(net, x, taps), net(images(64, 64)), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_units_get_copies_where_nothing_has_values_too():
+    cfg = dict(type='TNT', arch=TNT, img_size=64)
+    copying = {unit.name for unit in unroll(build(cfg, scope='mmpretrain')).units if unit.copies_input}
+    plain = dict(classifier(), backbone=cfg)
+    fake = FakeTrainStep(step_config(plain, 'mmpretrain')).model.backbone
+    assert copying == {unit.name for unit in unroll(fake).units if unit.copies_input} != set()
 
 
 def keeps(self, x):

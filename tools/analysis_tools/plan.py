@@ -1,7 +1,7 @@
 """Choose K, cuts and what is recomputed, so that a training step of a config fits in a memory at the least time.
 
-With --largest it is the other way round: how many images fit in a memory, setting by setting. A plain config is
-planned with the local learning that --local-learning of train.py chooses for it.
+With --largest it is the other way round: how many images fit in a memory, with back-propagation, plain and recomputed,
+and with every K. A plain config is planned with the local learning that --local-learning of train.py chooses for it.
 
 Nothing is computed: bytes come from tensors without values, and floating-point operations, which include what is
 recomputed, stand for time. On CUDA, leave room for the context, the workspaces of kernels and fragmentation.
@@ -11,18 +11,20 @@ import argparse
 import json
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
 from man_mm.analysis.memory import KINDS
-from man_mm.analysis.planner import Estimate, Largest, Plan, is_local, largest_batches, make_plan
+from man_mm.analysis.planner import Estimate, Largest, Plan, largest_batches, local_attribute, make_plan
 from man_mm.config import enable_amp
 from man_mm.localizing import choose_keys
 from man_mm.runs.compat import read_config
@@ -35,8 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file, or name of an installed one; its num_modules does not matter')
     parser.add_argument(
         '--budget',
-        nargs='+',
-        help="memory of a step, e.g. 6GiB, with --largest one or more; default: the config's plan",
+        help="memory of a step, e.g. 6GiB, with --largest also 11GiB,24GiB; default: the config's plan.memory",
     )
     parser.add_argument('--largest', action='store_true', help='find the largest batches that fit')
     parser.add_argument('--lean', action='store_true', help='of a plain config: the form that saves most memory')
@@ -58,8 +59,10 @@ def parse_args() -> argparse.Namespace:
         wrong = [option for option in ('batch', 'out') if getattr(args, option) is not None]
         if wrong:
             parser.error(f'--largest looks for a batch, and chooses no setting: leave out --{" and --".join(wrong)}')
-    elif args.budget and len(args.budget) > 1:
-        parser.error(f'--budget {" ".join(args.budget)} must be one amount without --largest')
+    elif args.budget and ',' in args.budget:
+        parser.error(f'--budget {args.budget} must be one amount without --largest')
+    if args.size is not None:
+        args.size = (args.size[0], args.size[-1])
     return args
 
 
@@ -67,40 +70,66 @@ def main() -> None:
     args = parse_args()
     cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
+    missing = [key for key in ('model', 'optim_wrapper', 'train_dataloader') if not cfg.get(key)]
+    if missing:
+        sys.exit(f'{args.config} has no {" and no ".join(missing)}: a plan is made for a config that trains')
+    if args.budget is None and not cfg.get('plan'):
+        sys.exit(f'{args.config} has no plan.memory: give the memory of a step, e.g. --budget 11GiB')
     if args.batch is not None:
         cfg.train_dataloader.batch_size = args.batch
-    size = args.size and (args.size[0], args.size[-1])
     MMLogger.get_instance('plan', logger_name='plan', log_level='ERROR')  # else every candidate has its warnings
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    warnings.filterwarnings('ignore', '.*use_reentrant')  # of upstream's with_cp, at every step
     try:
-        if args.amp:
-            enable_amp(cfg)
-        if not is_local(cfg):
-            keys = choose_keys(cfg, 2, args.lean)  # of any K but 1
-            print(f'local learning: {keys.form.said}', file=sys.stderr)
-            cfg = replace(keys, optim_wrapper={}, hooks=[]).on(cfg)  # eager steps, recomputation and K are planned
-        elif args.lean:
-            sys.exit(f'--lean: {args.config} has a LocalBackbone already, and its form')
-        if args.largest:
-            budgets = args.budget or [None]
-            rows = largest_batches(cfg, budgets, size, args.device, _progress())
-            console.print(as_table_of_batches(rows))
-            written = as_json_of_batches(rows, args)
-        else:
-            plan = make_plan(cfg, args.budget and args.budget[0], size, args.device, _progress())
-            console.print(as_table(plan))
-            written = as_json(plan, args)
+        (show_batches if args.largest else show_plan)(prepared(cfg, args), args)
     except ValueError as error:
         sys.exit(str(error))
-    if args.json:
-        args.json.write_text(json.dumps(written, indent=1) + '\n')
-    if args.largest:
-        return
+
+
+def prepared(cfg: Config, args: argparse.Namespace) -> Config:
+    """The config in the precision that is asked for, with a LocalBackbone."""
+    if args.amp:
+        enable_amp(cfg)
+    if local_attribute(cfg) is None:
+        keys = choose_keys(cfg, 2, args.lean)  # of any K but 1
+        print(f'local learning: {keys.form.said}', file=sys.stderr)
+        return replace(keys, optim_wrapper={}, hooks=[]).on(cfg)  # eager steps, recomputation and K are planned
+    if args.lean:
+        raise ValueError(f'--lean chooses for a plain config, and {args.config} has a LocalBackbone: leave it out')
+    return cfg
+
+
+def show_plan(cfg: Config, args: argparse.Namespace) -> None:
+    """Plan, print and write."""
+    plan = make_plan(cfg, args.budget, args.size, args.device, _progress())
+    _console().print(estimates_as_table(plan))
+    write_json(args, batch=plan.batch, size=plan.size, budget_bytes=plan.budget, rows=estimates_as_json(plan))
     if plan.cfg is None:
-        sys.exit(str(plan))
+        raise ValueError(str(plan))
     print(plan)
     if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         plan.cfg.dump(args.out)
+
+
+def show_batches(cfg: Config, args: argparse.Namespace) -> None:
+    """Find the largest batches, print and write them."""
+    budgets = args.budget.split(',') if args.budget else [None]
+    rows = largest_batches(cfg, budgets, args.size, args.device, _progress())
+    _console().print(batches_as_table(rows))
+    size = args.size or cfg.model[local_attribute(cfg)].probe_size
+    write_json(args, size=size, rows=batches_as_json(rows))
+
+
+def write_json(args: argparse.Namespace, **found: Any) -> None:
+    """Write what was found, with how, if a file was named."""
+    if args.json:
+        how = dict(device=f'{args.device} (estimate)', torch=torch.__version__, amp=args.amp, lean=args.lean)
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(dict(**how, config=args.config, **found), indent=1) + '\n')
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 150)
 
 
 def _progress():
@@ -117,7 +146,7 @@ def _progress():
     return report
 
 
-def as_table(plan: Plan) -> Table:
+def estimates_as_table(plan: Plan) -> Table:
     """Lay out the estimates, those with the fewest operations first."""
     table = Table('setting')
     for title in ('peak MiB', 'of BP', *KINDS, 'GFLOP', 'of BP', 'fits'):
@@ -138,9 +167,9 @@ def as_table(plan: Plan) -> Table:
     return table
 
 
-def as_json(plan: Plan, args: argparse.Namespace) -> dict:
+def estimates_as_json(plan: Plan) -> list[dict]:
     """The same as plain data, in the order of the search."""
-    rows = [
+    return [
         dict(
             **vars(row.setting),
             peak_mib=round(row.peak_bytes / MIB, 3),
@@ -151,11 +180,9 @@ def as_json(plan: Plan, args: argparse.Namespace) -> dict:
         )
         for row in plan.estimates
     ]
-    how = dict(device=f'{args.device} (estimate)', torch=torch.__version__)
-    return dict(**how, config=args.config, batch=plan.batch, size=plan.size, budget_bytes=plan.budget, rows=rows)
 
 
-def as_table_of_batches(rows: Sequence[Largest]) -> Table:
+def batches_as_table(rows: Sequence[Largest]) -> Table:
     """A line a setting, a column a memory."""
     table = Table('setting', *(f'images in {_said(budget)}' for budget in rows[0].images))
     for title in ('GFLOP an image', 'of BP'):
@@ -173,9 +200,9 @@ def _said(budget: int) -> str:
     return f'{budget / 2**30:.4g} GiB' if budget >= 2**30 else f'{budget / MIB:.4g} MiB'
 
 
-def as_json_of_batches(rows: Sequence[Largest], args: argparse.Namespace) -> dict:
+def batches_as_json(rows: Sequence[Largest]) -> list[dict]:
     """The same as plain data."""
-    lines = [
+    return [
         dict(
             **vars(row.setting),
             gflops_an_image=round(row.flops / 1e9, 3),
@@ -186,8 +213,6 @@ def as_json_of_batches(rows: Sequence[Largest], args: argparse.Namespace) -> dic
         )
         for row in rows
     ]
-    how = dict(device=f'{args.device} (estimate)', torch=torch.__version__, amp=args.amp, lean=args.lean)
-    return dict(**how, config=args.config, size=args.size, rows=lines)
 
 
 if __name__ == '__main__':

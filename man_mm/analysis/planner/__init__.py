@@ -1,7 +1,7 @@
 """Which number of modules, cuts and recomputations fit in a memory, at the fewest operations."""
 
 from .amounts import parse_bytes
-from .candidates import is_local
+from .candidates import local_attribute
 from .largest import Largest, largest_batches
 from .plan import Plan, carry_out_plan, make_plan, without_plan
 from .search import Estimate, Setting, fastest, list_settings, search
@@ -13,9 +13,9 @@ __all__ = [
     'Setting',
     'carry_out_plan',
     'fastest',
-    'is_local',
     'largest_batches',
     'list_settings',
+    'local_attribute',
     'make_plan',
     'parse_bytes',
     'search',

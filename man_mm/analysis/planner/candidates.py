@@ -17,7 +17,7 @@ from ..estimate import FakeTrainStep
 from .amounts import parse_bytes
 from .search import Estimate, Setting, list_settings
 
-__all__ = ['Planner', 'is_local']
+__all__ = ['Planner', 'local_attribute']
 
 
 class Planner:
@@ -26,6 +26,7 @@ class Planner:
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
         self.attribute = _attribute_of(cfg)
+        self.batches: dict[int, Any] = {}
         self.estimates: dict[Any, Estimate] = {}
         self.functions: dict[bool, list[str]] = {False: [], True: []}
 
@@ -53,11 +54,9 @@ class Planner:
         if size is None:
             raise ValueError(
                 f'a plan needs the size of the training images: set model.{self.attribute}.probe_size to their height '
-                'and width in px.'
+                'and width in px, or give it to plan.py by --size.'
             )
         self.size, self.device = tuple(size), device
-        self.batch_size = self.cfg.train_dataloader.batch_size
-        self.batches = {self.batch_size: synthetic_batch(self.cfg, self.batch_size, self.size)}
         whole = FakeTrainStep(self.config(Setting(1)), device).model
         backbone = find_local_backbone(whole)
         self.max_modules = _trained_units(backbone)
@@ -77,9 +76,8 @@ class Planner:
             [bool(set(self.functions[is_cut]) - set(self._own_functions(is_cut))) for is_cut in (False, True)],
         )
 
-    def estimate(self, setting: Setting, report: Callable[[Estimate], None], images: int | None = None) -> Estimate:
-        """Estimate a training step. Policies may agree in their cuts; then so do the estimates."""
-        images = images or self.batch_size
+    def estimate(self, setting: Setting, report: Callable[[Estimate], None], images: int) -> Estimate:
+        """Estimate a training step of a batch. Policies may agree in their cuts; then so do the estimates."""
         step = FakeTrainStep(self.config(setting), self.device)
         key = (find_local_backbone(step.model).partition.bounds, setting.blocks, setting.heads, images)
         if key not in self.estimates:
@@ -122,20 +120,19 @@ class Planner:
         return [function for function in functions if is_cut or '.auxiliaries.' not in function]
 
 
-def is_local(cfg: Config) -> bool:
-    """Whether the model of a config has a LocalBackbone."""
-    return any(_is_local(cfg.model.get(name)) for name in BACKBONES)
-
-
-def _is_local(net: Any) -> bool:
-    return isinstance(net, dict) and _type_name(net) == LocalBackbone.__name__
+def local_attribute(cfg: Config) -> str | None:
+    """The attribute of a config's model that is a LocalBackbone, if there is one."""
+    for name in BACKBONES:
+        net = cfg.model.get(name)
+        if isinstance(net, dict) and _type_name(net) == LocalBackbone.__name__:
+            return name
+    return None
 
 
 def _attribute_of(cfg: Config) -> str:
-    """The model's attribute that is a LocalBackbone."""
-    for name in BACKBONES:
-        if _is_local(cfg.model.get(name)):
-            return name
+    name = local_attribute(cfg)
+    if name is not None:
+        return name
     names = ' or '.join(f'model.{name}' for name in BACKBONES)
     raise ValueError(f"a plan is made for a LocalBackbone: {names} must be of type 'man_mm.LocalBackbone'.")
 

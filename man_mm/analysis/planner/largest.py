@@ -12,6 +12,7 @@ from .search import Estimate, Setting
 __all__ = ['Largest', 'largest_batch', 'largest_batches', 'worth_showing']
 
 MOST_IMAGES = 1 << 16
+"""No larger batch is looked for."""
 
 STRIDE = 8
 """How much larger a batch is tried at most: its images are real."""
@@ -23,7 +24,7 @@ class Largest:
 
     Args:
         setting: The setting.
-        images: The largest batch by budget in bytes; 0 where not even the smallest fits.
+        images: The largest batch by budget in bytes, at most 65536; 0 where not even the smallest fits.
         peak_bytes: What a step of that batch needs, by budget; where nothing fits, a step of the smallest batch, which
             is one image, or two where an auxiliary normalises over the batch.
         flops: Floating-point operations of a step, an image, with what is recomputed.
@@ -42,7 +43,9 @@ def largest_batches(
     device: str = 'cpu',
     report: Callable[[Estimate], None] = lambda _: None,
 ) -> list[Largest]:
-    """Find how many images a training step takes at most with back-propagation, what is recomputed, and more modules.
+    """Find the largest batches of back-propagation, plain and recomputed, and of every K; see `worth_showing`.
+
+    With `tail_chunks` a peak rises in steps as the batch does, and the answer may be an image or two too small.
 
     Args:
         cfg: See `make_plan`; its batch does not matter.
@@ -85,8 +88,8 @@ def largest_batch(peak: Callable[[int], int], budget: int, least: int = 1) -> in
     """The most images, `least` or more, whose peak is at most `budget`; 0 if there are none.
 
     A peak is the highest of several amounts, in a module or in the update, that are linear in the images: a convex
-    function. So the line through two batches that fit is a lower bound beyond them, and the one between a batch that
-    fits and one that does not leads to one that fits.
+    function. So beyond two batches that fit, the line through their peaks lies below the peaks, and bounds the answer;
+    between a batch that fits and one that does not, it lies above, and leads to one that fits.
     """
     if peak(least) > budget:
         return 0
@@ -102,18 +105,18 @@ def largest_batch(peak: Callable[[int], int], budget: int, least: int = 1) -> in
             fits, before = guess, fits
         else:
             over = guess
-        most = min(reached(before, fits), over - 1) if before else over - 1
-        if most <= fits:
+        at_most = min(reached(before, fits), over - 1) if before else over - 1
+        if at_most <= fits:
             return fits
-        inside = over == guess
-        guess = max(reached(fits, over), fits + 1) if inside else STRIDE * fits
-        guess = min(guess, most)
+        was_too_large = over == guess
+        guess = max(reached(fits, over), fits + 1) if was_too_large else STRIDE * fits
+        guess = min(guess, at_most)
 
 
 def worth_showing(settings: Sequence[Setting]) -> list[Setting]:
-    """Back-propagation, all of it recomputed, and every K by one policy, with heads recomputed.
+    """Of what `list_settings` gives: back-propagation, plain and recomputed, and every K by one policy of cuts.
 
-    Recomputing heads never raises the peak. Blocks are recomputed, too, where a module has two of them or more.
+    With cuts, heads are recomputed, which never raises the peak; blocks, too, where a module has two of them or more.
     """
     whole = [s for s in settings if s.num_modules == 1]
     cut = [s for s in settings if s.num_modules > 1]

@@ -84,12 +84,13 @@ def make_plan(
     budget = planner.budget(budget)
     planner.prepare(size, device)
     settings = planner.settings()
-    estimates = search(settings, lambda setting: planner.estimate(setting, report), budget)
+    batch = cfg.train_dataloader.batch_size
+    estimates = search(settings, lambda setting: planner.estimate(setting, report, batch), budget)
     chosen = fastest(estimates, settings, budget)
     return Plan(
         budget=budget,
         estimates=tuple(planner.estimates.values()),
-        batch=planner.batch_size,
+        batch=batch,
         size=planner.size,
         chosen=chosen,
         cfg=chosen and planner.config(chosen.setting),

@@ -34,9 +34,9 @@ def edsr(net: Any) -> Unrolled:
 
 @register_unroll('mmagic.models.editors.swinir.swinir_net.SwinIRNet')
 def swinir(net: Any) -> Unrolled:
-    """The first convolution, whose output is the tap, then one unit per residual Swin transformer block (RSTB).
+    """The first convolution, whose output is a tap, then one unit per residual Swin transformer block (RSTB).
 
-    A network that only cleans images adds them to its result: then they are a tap, too.
+    A network that only cleans images adds what it makes to them: they are a tap, too, and a unit of their own.
 
     Raises:
         ValueError: For absolute position embeddings.
@@ -44,16 +44,15 @@ def swinir(net: Any) -> Unrolled:
     if net.ape:
         raise ValueError(
             f'backbone: SwinIRNet with ape={net.ape!r} cannot be unrolled: absolute position embeddings fit images of '
-            'one size. Set ape=False, which is what all of its published forms do.'
+            'one size. Set ape=False.'
         )
     mean = _numbers(net.mean)
-    match net.upsampler:
-        case 'nearest+conv':
-            doubled = [(DOUBLE, f'conv_up{i}', 'lrelu') for i in (1, 2) if hasattr(net, f'conv_up{i}')]
-            steps = ('conv_before_upsample', *(step for steps in doubled for step in steps), 'conv_hr', 'lrelu')
-            steps = (*steps, 'conv_last')
-        case _:
-            steps = tuple(name for name in ('conv_before_upsample', 'upsample', 'conv_last') if hasattr(net, name))
+    if net.upsampler == 'nearest+conv':
+        convs = [f'conv_up{i}' for i in (1, 2) if hasattr(net, f'conv_up{i}')]
+        doubled = [step for conv in convs for step in (DOUBLE, conv, 'lrelu')]
+        steps = ('conv_before_upsample', *doubled, 'conv_hr', 'lrelu', 'conv_last')
+    else:
+        steps = tuple(name for name in ('conv_before_upsample', 'upsample', 'conv_last') if hasattr(net, name))
     is_residual = not net.upsampler
     finish = _Image(mean, (1.0,) * len(mean), steps, 'norm', float(net.img_range), is_residual)
     stem = (Unit(IMAGES, IMAGES, (), tap=IMAGES, function=_swinir_images), Unit(FIRST, FIRST, (FIRST,), tap=FIRST))
