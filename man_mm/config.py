@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from .keys import type_name
 from .local.names import BACKBONES
 
 __all__ = ['enable_amp', 'local_learning', 'lost_keys', 'own_wrapper']
@@ -71,7 +72,7 @@ def local_learning(
             'whole config of a model, or write the four keys out: see docs/get_started.md.'
         )
     backbone = model[name]
-    if _name(backbone.get('type')) == 'LocalBackbone':
+    if type_name(backbone.get('type')) == 'LocalBackbone':
         raise ValueError(
             f'local learning: model.{name}.type={backbone["type"]!r}: the base is trained by modules '
             f'already. Change its keys, e.g. model = dict({name}=dict(num_modules={num_modules})), with '
@@ -107,17 +108,12 @@ def own_wrapper(optim_wrapper: Mapping[str, Any]) -> str:
             'are stepped by one optimizer.'
         )
     kind = optim_wrapper.get('type', 'OptimWrapper')
-    if _name(kind) not in OWN_WRAPPERS:
+    if type_name(kind) not in OWN_WRAPPERS:
         raise ValueError(
             f'local learning: the base has optim_wrapper.type={kind!r}, of which there is no variant for '
             f'local losses. Set one of {sorted(OWN_WRAPPERS)} in the base.'
         )
-    return OWN_WRAPPERS[_name(kind)]
-
-
-def _name(kind: Any) -> str:
-    """Name of a type, which a config has as a class, or as a string with or without a scope."""
-    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+    return OWN_WRAPPERS[type_name(kind)]
 
 
 def enable_amp(cfg: Config) -> None:
@@ -130,10 +126,10 @@ def enable_amp(cfg: Config) -> None:
         raise ValueError('the config has no optim_wrapper.optimizer: mixed precision is chosen for one optimizer.')
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     library = kind.__module__ if isinstance(kind, type) else kind.rpartition('.')[0]
-    known = {_name(own): mixed for own, mixed in AMP_WRAPPERS.items()}
-    if _name(kind) not in known or library.partition('.')[0] not in ('', 'mmengine', 'man_mm'):
+    known = {type_name(own): mixed for own, mixed in AMP_WRAPPERS.items()}
+    if type_name(kind) not in known or library.partition('.')[0] not in ('', 'mmengine', 'man_mm'):
         raise ValueError(f'no AMP variant of optim_wrapper.type={kind!r} is known; known are {sorted(AMP_WRAPPERS)}.')
-    cfg.optim_wrapper.type = known[_name(kind)]
+    cfg.optim_wrapper.type = known[type_name(kind)]
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
@@ -142,7 +138,7 @@ def lost_keys(cfg: Config) -> list[str]:
 
     `custom_hooks = [...]` replaces the list of a base, `optim_wrapper = dict(type=...)` its type.
     """
-    if _name((cfg.get('optim_wrapper') or {}).get('type')) != 'LocalOptimWrapper':
+    if type_name((cfg.get('optim_wrapper') or {}).get('type')) != 'LocalOptimWrapper':
         written = set()
     else:
         written = {'AmpOptimWrapper'} & set(_types_written(cfg.text, 'optim_wrapper'))
@@ -151,7 +147,7 @@ def lost_keys(cfg: Config) -> list[str]:
         "'man_mm.LocalAmpOptimWrapper' keeps it."
         for _ in written
     ]
-    kept = {_name(hook.get('type')) for hook in cfg.get('custom_hooks') or []}
+    kept = {type_name(hook.get('type')) for hook in cfg.get('custom_hooks') or []}
     if 'FeatureBankHook' in kept:
         lost = sorted(set(_types_written(cfg.text, 'custom_hooks')) - kept)
         sentences += [
@@ -174,5 +170,5 @@ def _types_written(text: str, key: str) -> Iterator[str]:
             ]:
                 words = (word for node in ast.walk(statement.value) for word in getattr(node, 'keywords', ()))
                 yield from (
-                    _name(word.value.value) for word in words if word.arg == 'type' and hasattr(word.value, 'value')
+                    type_name(word.value.value) for word in words if word.arg == 'type' and hasattr(word.value, 'value')
                 )

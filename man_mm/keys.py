@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-__all__ = ['count', 'is_count', 'legal_keys', 'refuse_unknown_keys', 'strict_keys', 'switch']
+__all__ = ['count', 'is_count', 'legal_keys', 'refuse_unknown_keys', 'strict_keys', 'switch', 'type_name']
 
 Cls = TypeVar('Cls', bound=type)
 
@@ -74,3 +74,8 @@ def count(key: str, value: Any, least: int = 1) -> int:
 def is_count(value: Any, least: int = 1) -> bool:
     """Whether `value` is an integer, no bool, and `least` or more."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def type_name(kind: Any) -> str:
+    """Name of a type, which a config has as a class, or as a string with or without a scope."""
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]

@@ -68,13 +68,11 @@ def unroll(backbone: nn.Module, size: Size | None = None) -> Unrolled:
     unrolled = _traced(backbone, owner, [*own, *SIZES]) if describe is None else describe(backbone)
     has_values = not any(p.is_meta or isinstance(p, FakeTensor) for p in backbone.parameters())
     key = f'{owner} {backbone} {unrolled} {has_values}'
-    if key not in _CHECKED and not has_values:
-        _CHECKED[key] = _changing(backbone, unrolled, [*own, *SIZES]) if describe is None else frozenset()
-    elif key not in _CHECKED:
+    if key not in _CHECKED:
         sizes = [*own, *SIZES] if describe is None else [*SIZES, *own]
-        copying: frozenset[str] = frozenset()
-        while (name := _check(backbone, _with_copies(unrolled, copying), owner, sizes)) is not None:
-            copying |= {name}
+        copying = _changing(backbone, unrolled, sizes)
+        if has_values:
+            _check(backbone, _with_copies(unrolled, copying), owner, sizes)
         _CHECKED[key] = copying
     return _with_copies(unrolled, _CHECKED[key])
 
@@ -97,33 +95,29 @@ def _traced(backbone: nn.Module, owner: str, sizes: Sequence[Size]) -> Unrolled:
 
 
 def _changing(backbone: nn.Module, unrolled: Unrolled, sizes: Iterable[Size]) -> frozenset[str]:
-    """Units that change their inputs in place, by name, where nothing has values, and so nothing can be compared."""
-    like = next(backbone.parameters())
+    """The names of units that change in place what they are given: an auxiliary and the next module read it, too.
+
+    Needs no values: found on images of the first of `sizes` that the units take.
+    """
+    like = next(backbone.parameters(), torch.zeros(()))
     for size in sizes:
         found = set()
-        x: Activation = like.new_empty(2, image_channels(backbone) or 3, *size)
         try:
             with _untouched(backbone, training=True):
+                x: Activation = like.new_zeros(2, image_channels(backbone) or 3, *size)
                 for unit in unrolled.units:
                     given, versions = x, _versions(x)
                     x, _ = run_units([unit], backbone, given)
                     if _versions(given) != versions:
                         found.add(unit.name)
-        except Exception:  # not of this size
+        except Exception:  # not of this size, or not on this machine
             continue
         return frozenset(found)
     return frozenset()
 
 
-class _ChangesInput(Exception):
-    """A unit, by name, changes in place what it is given: an auxiliary and the next module read it, too."""
-
-
-def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[Size]) -> str | None:
+def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[Size]) -> None:
     """Hold the units against the backbone's own forward, on images of the first of `sizes` that both take.
-
-    Returns:
-        The name of a unit that changes its input in place, if there is one.
 
     Raises:
         ValueError: If they make something else, or take no image that the backbone takes.
@@ -143,8 +137,6 @@ def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[
                 with _untouched(backbone, training):
                     made = _made(unrolled, backbone, images.clone())
                     own_buffers = _buffers(unrolled, backbone)
-            except _ChangesInput as change:
-                return str(change)
             except Exception as error:
                 failed = failed or error
                 break
@@ -156,10 +148,9 @@ def _check(backbone: nn.Module, unrolled: Unrolled, owner: str, sizes: Iterable[
                     'docs/extend.md.'
                 )
         else:
-            return None
+            return
     if failed is not None:
         raise ValueError(f'backbone: the units of {type(backbone).__name__} fail: {failed}') from failed
-    return None
 
 
 def _buffers(unrolled: Unrolled, backbone: nn.Module) -> list[Tensor]:
@@ -172,9 +163,8 @@ def _made(unrolled: Unrolled, backbone: nn.Module, images: Tensor) -> Any:
     """What the units and `finish` make.
 
     Raises:
-        _ChangesInput: If a unit does.
-        ValueError: If `finish` does. Or if a stage ends in one tensor, a tap, and its first unit, which SLMs take in
-            its place, makes several.
+        ValueError: If what follows the last unit changes in place what it is given. Or if a stage ends in one tensor, a
+            tap, and its first unit, which SLMs take in its place, makes several.
     """
     x: Activation = images
     taps: dict[str, Tensor] = {}
@@ -187,7 +177,7 @@ def _made(unrolled: Unrolled, backbone: nn.Module, images: Tensor) -> Any:
         if unit.tap is not None and not isinstance(begun, Tensor):
             raise ValueError(f'{name} makes {len(begun)} tensors, and {unit.name}, the end of its stage, makes one')
         if _versions(given) != versions:
-            raise _ChangesInput(unit.name)
+            raise ValueError(f'{unit.name} changes its input in place, in evaluation only')
     versions = _versions((x, *taps.values()))
     result = unrolled.finish(backbone, x, taps)
     if _versions((x, *taps.values())) != versions:

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from ...keys import legal_keys
+from ...keys import legal_keys, type_name
 from ...local import LocalBackbone, find_local_backbone
 from ...local.names import BACKBONES, NO_HEADS
 from ..batches import synthetic_batch
@@ -124,7 +124,7 @@ def local_attribute(cfg: Config) -> str | None:
     """The attribute of a config's model that is a LocalBackbone, if there is one."""
     for name in BACKBONES:
         net = cfg.model.get(name)
-        if isinstance(net, dict) and _type_name(net) == LocalBackbone.__name__:
+        if isinstance(net, dict) and type_name(net.get('type')) == LocalBackbone.__name__:
             return name
     return None
 
@@ -137,14 +137,8 @@ def _attribute_of(cfg: Config) -> str:
     raise ValueError(f"a plan is made for a LocalBackbone: {names} must be of type 'man_mm.LocalBackbone'.")
 
 
-def _type_name(cfg: Any) -> str:
-    """Name of a config's type, which is a class or a string with or without a scope."""
-    kind = cfg.get('type', '')
-    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
-
-
 def _is_checkpoint_hook(hook: Any) -> bool:
-    return isinstance(hook, dict) and _type_name(hook) == 'ActivationCheckpointHook'
+    return isinstance(hook, dict) and type_name(hook.get('type')) == 'ActivationCheckpointHook'
 
 
 def _may_step_eagerly(cfg: Config) -> bool:
@@ -152,7 +146,7 @@ def _may_step_eagerly(cfg: Config) -> bool:
     wrapper = cfg.optim_wrapper
     clip = wrapper.get('clip_grad')
     return (
-        _type_name(wrapper) == 'LocalOptimWrapper'
+        type_name(wrapper.get('type')) == 'LocalOptimWrapper'
         and 'eager_step' not in wrapper
         and wrapper.get('accumulative_counts', 1) == 1
         and (not clip or clip.get('per_module', False))
