@@ -4,12 +4,14 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from mmengine.config import Config
 
 from .keys import type_name
-from .local.names import BACKBONES
+from .local.names import BACKBONES, backbone_path
 
 __all__ = ['enable_amp', 'local_learning', 'lost_keys', 'own_wrapper']
 
@@ -58,24 +60,25 @@ def local_learning(
             that local learning has no variant of.
     """
     model = base.get('model') or {}
-    name = next((name for name in BACKBONES if name in model), None)
-    if name is None and 'type' in model:
+    path = backbone_path(model)
+    if path is None and 'type' in model:
         parts = sorted(key for key, part in model.items() if isinstance(part, Mapping) and 'type' in part)
         raise ValueError(
             f'local learning: model.type={model["type"]!r} is not served: it has neither '
             f'{" nor ".join(f"model.{name}" for name in BACKBONES)}, but the parts {parts}.'
         )
-    if name is None:
+    if path is None:
         names = ' nor '.join(f'model.{name}' for name in BACKBONES)
         raise ValueError(
             f'local learning: the base, with keys {sorted(base)}, has neither {names}. Inherit from a '
             'whole config of a model, or write the four keys out: see docs/get_started.md.'
         )
-    backbone = model[name]
+    backbone = reduce(getitem, path, model)
+    name = '.'.join(path)
     if type_name(backbone.get('type')) == 'LocalBackbone':
         raise ValueError(
             f'local learning: model.{name}.type={backbone["type"]!r}: the base is trained by modules '
-            f'already. Change its keys, e.g. model = dict({name}=dict(num_modules={num_modules})), with '
+            f'already. Change its keys, e.g. model.{name}.num_modules={num_modules}, with '
             'auxiliary=dict(_delete_=True, type=...) for another rule; or inherit from its twin without modules.'
         )
     wrapped = dict(
@@ -87,7 +90,8 @@ def local_learning(
         **settings,
     )
     hooks = [*deepcopy(base.get('custom_hooks') or []), dict(type='man_mm.FeatureBankHook')]
-    return {name: wrapped}, dict(type=own_wrapper(base.get('optim_wrapper') or {})), hooks, True
+    changed = reduce(lambda part, key: {key: part}, reversed(path), wrapped)
+    return changed, dict(type=own_wrapper(base.get('optim_wrapper') or {})), hooks, True
 
 
 def own_wrapper(optim_wrapper: Mapping[str, Any]) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import torch
@@ -13,8 +15,8 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from .local import find_local_backbone
-from .local.names import NO_HEADS
-from .readout import build_readout, readout_of
+from .local.names import NO_HEADS, backbone_path, holder_path
+from .readout import build_readout, holder_of, readout_of
 
 __all__ = ['Form', 'forms', 'model_that_trains', 'recomputed_functions']
 
@@ -46,7 +48,8 @@ def forms(cfg: Config, lean: bool) -> list[Form]:
 
 def _detectors(cfg: Config, lean: bool) -> list[Form]:
     """Of detectors, and of all whose heads read maps: a neck of its own, the model's heads."""
-    neck = cfg.model.get('neck')
+    model = _holder(cfg)
+    neck = model.get('neck')
     shared = dict(neck=neck, shared_head_grad='mean') if neck else dict(shared_head_grad='mean')
     reads = ('its own copy of the neck and ' if neck else '') + "the model's own heads, by the mean of all gradients"
     whole = dict(type='man_mm.SLM', **shared)
@@ -56,11 +59,16 @@ def _detectors(cfg: Config, lean: bool) -> list[Form]:
     if neck:
         slim = dict(type='man_mm.SlimSLM', **shared)
         found.insert(0, Form(f'man_mm.SlimSLM with {reads}', slim, BY_MEMORY))
-    light = _light_parts(cfg.model)
+    light = _light_parts(model)
     if light is not None:
         said = f'man_mm.SlimSLM with a neck and a head of its own, {LIGHT} channels wide'
         found.insert(0, Form(said, dict(type='man_mm.SlimSLM', **light), BY_MEMORY))
     return found
+
+
+def _holder(cfg: Config) -> Any:
+    """Config of what has backbone, neck and heads: the model, or the detector in a tracker."""
+    return reduce(getitem, holder_path(cfg.model), cfg.model)
 
 
 def _light_parts(model: Any) -> dict[str, Any] | None:
@@ -167,7 +175,8 @@ def model_that_trains(cfg: Config, num_modules: int) -> Any:
         backbone = find_local_backbone(host)
         if backbone.num_modules > 1:
             readout.check(backbone.auxiliaries[0])
-            if cfg.model.get('backbone', {}).get('auxiliary', {}).get('bank_vectors') and not any(
+            net = reduce(getitem, backbone_path(cfg.model) or (), cfg.model)
+            if (net.get('auxiliary') or {}).get('bank_vectors') and not any(
                 auxiliary.reads_pooled for auxiliary in backbone.auxiliaries
             ):
                 raise ValueError('auxiliary.bank_vectors=True has nothing to act on.')
@@ -179,9 +188,10 @@ def recomputed_functions(host: nn.Module) -> list[str]:
 
     None of heads with buffers: what counts in them (batch norm, losses by statistics) would count twice.
     """
+    path = holder_path(host._modules)
     return [
-        f'{name}.{method}'
-        for name, head in host.named_children()
+        '.'.join((*path, name, method))
+        for name, head in holder_of(host).named_children()
         if name not in NO_HEADS and hasattr(head, 'forward_single') and not any(True for _ in head.buffers())
         for method in ('forward_single', 'loss_by_feat_single')
         if hasattr(head, method)

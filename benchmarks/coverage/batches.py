@@ -12,7 +12,8 @@ def batch_of(entry: dict[str, Any], num: int = 2) -> dict[str, Any] | None:
     """Images and data samples for an entry of configs.txt; None where none is known.
 
     Keys of an entry: `size` in px; `kind` of model where it is no detector, classifier or restorer; `masks=False`,
-    `sem`, `text`, `proposals`: what a detector's samples have; `grey`, `multilabel`, `views`; `scale`, `frames`,
+    `sem`, `text`, `proposals`: what a detector's samples have; `grey`, `multilabel`, `views`, `mask` (patches a side);
+    `scale`, `frames`,
     `centre` (one frame is the target).
     """
     make = {'mmdet': _detection, 'mmpretrain': _classification, 'mmagic': _restoration}[entry['lib']]
@@ -31,12 +32,31 @@ def _detection(entry: dict[str, Any], num: int) -> dict[str, Any] | None:
         sample = ReIDDataSample()
         sample.set_gt_label(torch.arange(8) // 2)
         return dict(inputs=[_noise(8, 3, 256, 128)], data_samples=[sample])
-    if kind is not None:
+    if kind == 'track':
+        return _videos(entry, num, size)
+    if kind not in (None, 'mot'):
         return None
-    return dict(
-        inputs=[_noise(3, size, size, seed=i) for i in range(num)],
-        data_samples=[_boxes(entry, i, size) for i in range(num)],
-    )
+    samples = [_boxes(entry, i, size) for i in range(num)]
+    for sample in samples if kind == 'mot' else ():
+        sample.gt_instances.labels *= 0  # pedestrians
+    return dict(inputs=[_noise(3, size, size, seed=i) for i in range(num)], data_samples=samples)
+
+
+def _videos(entry: dict[str, Any], num: int, size: int) -> dict[str, Any]:
+    """A key frame and a reference frame of each video, of the same objects."""
+    from mmdet.structures import TrackDataSample
+
+    videos = []
+    for i in range(num):
+        frames = [_boxes(entry, i, size) for _ in range(2)]
+        for number, frame in enumerate(frames):
+            frame.set_metainfo(dict(frame_id=number))
+            frame.gt_instances.instances_ids = torch.arange(len(frame.gt_instances))
+            frame.gt_instances.labels *= 0
+        video = TrackDataSample(metainfo=dict(key_frames_inds=[0], ref_frames_inds=[1]))
+        video.video_data_samples = frames
+        videos.append(video)
+    return dict(inputs=[_noise(2, 3, size, size, seed=i) for i in range(num)], data_samples=videos)
 
 
 def _boxes(entry: dict[str, Any], index: int, size: int) -> Any:
@@ -82,7 +102,11 @@ def _classification(entry: dict[str, Any], num: int) -> dict[str, Any] | None:
     if entry.get('kind') == 'selfsup':
         views = range(int(entry.get('views', 1)))
         inputs = [torch.stack([_noise(channels, size, size, seed=10 * v + i) for i in range(num)]) for v in views]
-        return dict(inputs=inputs, data_samples=[DataSample() for _ in range(num)])
+        samples = [DataSample() for _ in range(num)]
+        if 'mask' in entry:
+            for i, sample in enumerate(samples):
+                sample.set_field(_noise(entry['mask'], entry['mask'], seed=i) > 127, 'mask')
+        return dict(inputs=inputs if len(inputs) > 1 else inputs[0], data_samples=samples)
     if entry.get('kind') is not None:
         return None
     labels = [[0, i + 1] if entry.get('multilabel') else i % 2 for i in range(num)]

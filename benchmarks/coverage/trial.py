@@ -18,6 +18,7 @@ from man_mm import localize
 from man_mm.analysis.audit import AuditRow, audit_step
 from man_mm.analysis.step import TrainStep
 from man_mm.local import find_local_backbone
+from man_mm.readout import holder_of
 from man_mm.runs.compat import read_config
 from man_mm.versions import tree_leaves
 
@@ -34,6 +35,8 @@ def config_of(entry: Mapping[str, Any]) -> Config:
         return cfg
     _without_downloads(cfg.model)
     cfg.load_from = None
+    if entry.get('kind') == 'mot':
+        cfg.model.tracker = None  # by lap, which is not installed; training does not use it
     if isinstance(cfg.model.get('train_cfg'), (dict, list)):
         _with_fewer_proposals(cfg.model.train_cfg)
     if cfg.model.get('data_preprocessor') is not None and entry['lib'] == 'mmdet':
@@ -189,10 +192,13 @@ def _unequal(local: _Trained, plain: _Trained, batch: dict[str, Any]) -> list[st
 def _features(model: Any, batch: dict[str, Any]) -> list[Tensor]:
     model.eval()
     with torch.no_grad():
-        x = model.data_preprocessor(copy.deepcopy(batch), False)['inputs']
-        x = x['img'] if isinstance(x, dict) else x
-        name = next((name for name in ('extract_feat', 'forward_tensor') if hasattr(model, name)), None)
-        made = getattr(model, name)(x) if name else next(m for m in (model.backbone,))(x)
+        on_images = getattr(model.data_preprocessor, 'use_det_processor', False)  # of trackers: only in training
+        x = model.data_preprocessor(copy.deepcopy(batch), on_images)['inputs']
+        x = x['img'] if isinstance(x, dict) else x[0] if isinstance(x, list) else x
+        holder = holder_of(model)
+        name = next((name for name in ('extract_feat', 'forward_tensor') if hasattr(holder, name)), 'backbone')
+        is_video = 'track_head' in model._modules
+        made = getattr(holder, name)(x.flatten(0, 1) if is_video else x)
     return [leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
 
 

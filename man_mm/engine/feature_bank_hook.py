@@ -14,7 +14,7 @@ from torch import nn
 from ..keys import strict_keys
 from ..local import LocalBackbone, LocalStep, find_local_backbone
 from ..local.names import BACKBONES
-from ..readout import FollowedHeads, Readout, build_readout, refuse_unserved
+from ..readout import FollowedHeads, Readout, build_readout, holder_of, refuse_unserved
 from ..registry import HOOKS
 from .last_batch import check_last_batch
 from .log_processor import LocalLogProcessor
@@ -89,7 +89,8 @@ class FeatureBankHook(Hook):
             )
         _check_wrapper(model)
         refuse_different_ranks(describe(host, backbone, optim_wrapper))
-        if all(getattr(host, name, None) is not backbone for name in BACKBONES):
+        holder = holder_of(host)
+        if all(getattr(holder, name, None) is not backbone for name in BACKBONES):
             names = ' or '.join(f'model.{name}' for name in BACKBONES)
             raise ValueError(f'{type(host).__name__} must hold the LocalBackbone itself, as {names}.')
         readout = build_readout(host, backbone.num_modules)
@@ -98,7 +99,7 @@ class FeatureBankHook(Hook):
         if before is not None:  # left by a run that did not end, or by a second hook of this kind
             before.detach()
         readout.attach(backbone.auxiliaries[0], self._open, self._close)
-        self._heads = FollowedHeads(host, backbone.auxiliaries)
+        self._heads = FollowedHeads(holder, backbone.auxiliaries)
         backbone.unread = readout.unread_taps(backbone)
         optim_wrapper.bind(host)
         _LISTENING[backbone], self._readout = ref(readout), readout
@@ -120,7 +121,7 @@ class FeatureBankHook(Hook):
             backward, bank = self._optim_wrapper.local_backward, self._backbone.new_bank()
             assert self._heads is not None
             self._heads.follow()
-            self._readout.open_batch(targets)
+            self._readout.open_batch(inputs, targets)
             targets = self._readout.task_type.own_targets(targets)  # the main loss may change them before it extracts
             self._backbone.step = LocalStep(inputs, targets, backward, self._readout, bank)
 

@@ -144,20 +144,32 @@ class LocalBackbone(TransparentWrapper):
         """An empty bank for the taps that auxiliaries and the model read."""
         return FeatureBank({name: unit.pooled for name, unit in self.banked.items()}, self.lends_bank, self.unread)
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return what the wrapped backbone returns for images `x` (N, C, H, W).
 
         In a training step, every module but the last one has then been back-propagated, and the result carries the
         graph of the last module only.
+
+        Args:
+            x: Images.
+            args: Further arguments of the wrapped backbone's forward; none in a training step.
+            kwargs: The same, by name.
+
+        Raises:
+            ValueError: If there are any in a training step.
         """
         if not (self.training and torch.is_grad_enabled()):
-            return self.backbone(x)
+            return self.backbone(x, *args, **kwargs)
         warn_of_bfloat16(x)
-        if self.num_modules == 1:
-            return self.backbone(x)
-        if self.step is None:
+        if self.num_modules > 1 and self.step is None:
             _refuse_plain_training()
-            return self.backbone(x)
+        if self.num_modules == 1 or self.step is None:
+            return self.backbone(x, *args, **kwargs)
+        if args or kwargs:
+            raise ValueError(
+                f'the model calls its backbone with {len(args) + len(kwargs)} more arguments than images '
+                f'({", ".join(kwargs) or type(args[0]).__name__}), which modules do not take.'
+            )
         return self.train_and_finish(self.local_modules, x, self.step)
 
     def train_and_finish(self, modules: Sequence[LocalModule], x: Activation, step: LocalStep) -> Any:
@@ -227,12 +239,14 @@ def _refuse_plain_training() -> None:
 
 
 def find_local_backbone(model: nn.Module) -> LocalBackbone:
-    """Return the one `LocalBackbone` inside `model`.
+    """Return the one `LocalBackbone` inside `model` that trains.
 
     Raises:
         ValueError: If there is none, or more than one.
     """
     found = [module for module in model.modules() if isinstance(module, LocalBackbone)]
+    if len(found) > 1:  # copies that follow by momentum are frozen
+        found = [module for module in found if any(p.requires_grad for p in module.parameters())]
     if len(found) != 1:
         raise ValueError(
             f'{type(model).__name__} has {len(found)} backbones of type man_mm.LocalBackbone, but local learning needs '

@@ -46,6 +46,8 @@ def _on_registration(host: nn.Module, name: str, child: nn.Module | None) -> Non
     if child is None:
         return
     if child in _callbacks:
+        if isinstance(host, nn.Sequential):  # MMPretrain hands one to what averages weights; it is no model
+            return
         for check in _checks:
             check(host)
         _hosts[child] = ref(host)

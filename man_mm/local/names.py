@@ -1,9 +1,16 @@
 """Names that models, checkpoints and this package agree on."""
 
-__all__ = ['AUXILIARIES', 'BACKBONES', 'INNER', 'NO_HEADS', 'is_auxiliary_key']
+import re
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ['AUXILIARIES', 'BACKBONES', 'INNER', 'NO_HEADS', 'backbone_path', 'holder_path', 'is_auxiliary_key']
 
 BACKBONES = ('backbone', 'generator')
 """Names under which models hold the network that a `LocalBackbone` wraps; the second one is MMagic's."""
+
+HOLDERS = ('detector',)
+"""Names under which models hold the model that has backbone, neck and heads: MMDetection's trackers."""
 
 NO_HEADS = ('data_preprocessor', *BACKBONES, 'neck')
 """Parts of a model that are no heads."""
@@ -12,6 +19,26 @@ INNER, AUXILIARIES = 'backbone.', 'auxiliaries.'
 """Prefixes of what a `LocalBackbone` holds; the first one does not show in a state dict."""
 
 
+_AUXILIARY = re.compile(rf'(^|\.)({"|".join(BACKBONES)}|module\.0)\.{re.escape(AUXILIARIES)}')
+
+
 def is_auxiliary_key(key: str) -> bool:
-    """Whether a state-dict key of a model belongs to an auxiliary of its `LocalBackbone`."""
-    return key.removeprefix('module.').startswith(tuple(f'{name}.{AUXILIARIES}' for name in BACKBONES))
+    """Whether a state-dict key of a model belongs to an auxiliary of its `LocalBackbone`, or of a momentum copy of it:
+    MMPretrain averages a sequence of backbone and neck.
+    """
+    return _AUXILIARY.search(key) is not None
+
+
+def holder_path(parts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names from a model, or the config of one, by its parts, to what has backbone, neck and heads: often itself."""
+    if any(name in parts for name in BACKBONES):
+        return ()
+    return next(((name,) for name in HOLDERS if parts.get(name) is not None), ())
+
+
+def backbone_path(model: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Keys from the config of a model to that of its backbone; None where it has none."""
+    path, parts = holder_path(model), model
+    for name in path:
+        parts = parts[name]
+    return next(((*path, name) for name in BACKBONES if name in parts), None)

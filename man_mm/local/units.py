@@ -35,7 +35,7 @@ def detached(x: Activation, requires_grad: bool = False) -> Activation:
     """The same values without a graph."""
     if isinstance(x, Tensor):
         return x.detach().requires_grad_(requires_grad)
-    return tuple(branch.detach().requires_grad_(requires_grad) for branch in x)
+    return tuple(branch.detach().requires_grad_(requires_grad and branch.is_floating_point()) for branch in x)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
-from weakref import WeakSet
 
 import torch
 from mmengine.config import Config
@@ -13,136 +12,21 @@ from torch import Tensor, nn
 
 from ..local import Auxiliary, LocalBackbone, Task, on_host
 from ..local.names import BACKBONES, NO_HEADS
+from .host_task import HostTask, holder_of
+from .joint_run import JointRun
 from .necks import compare_necks
 from .notes import Notes
-from .values import copied
 
 __all__ = [
     'HostTask',
     'Readout',
     'build_readout',
+    'holder_of',
     'readout_of',
     'refuse_unserved',
     'register_readout',
     'register_unserved',
 ]
-
-
-class HostTask(Task):
-    """The host model's own loss, with its feature extraction replaced by an auxiliary's features.
-
-    Args:
-        host: The model whose backbone is a `LocalBackbone`.
-        auxiliary: Its neck and heads stand in for the host's where it has its own.
-        inputs: A batch as the host gets it, preprocessed.
-        targets: Its data samples.
-    """
-
-    extract: ClassVar[str] = 'extract_feat'
-    """The host's method that turns inputs into what its heads read."""
-    train: ClassVar[str] = 'loss'
-    """The host's method that turns inputs and targets into losses; it calls `extract` once."""
-    changes_targets: ClassVar[bool] = True
-    """Whether such methods may change data samples (Fast R-CNN takes proposals out of them): then each loss gets its
-    own, of the same tensors."""
-
-    def __init__(self, host: nn.Module, auxiliary: Auxiliary, inputs: Any, targets: Any) -> None:
-        self.host: Any = host
-        self.auxiliary = auxiliary
-        self.inputs = inputs
-        self.targets = targets
-
-    @classmethod
-    def own_targets(cls, targets: Any) -> Any:
-        """Data samples for one loss of a step, or to make those of."""
-        return copied(targets) if cls.changes_targets else targets
-
-    def neck(self, features: Any) -> Any:
-        """See `Task.neck`."""
-        if self.auxiliary.neck is not None:
-            return self.auxiliary.neck(features)
-        neck = getattr(self.host, 'neck', None)
-        return features if neck is None else neck(features)
-
-    def loss(self, features: Any) -> dict[str, Any]:
-        """See `Task.loss`. The losses carry the features' graph."""
-        with self._private_heads(), self._extracting(features):
-            return getattr(self.host, self.train)(self.inputs, self.own_targets(self.targets))
-
-    def total(self, features: Any) -> Tensor:
-        """See `Task.total`."""
-        return self.host.parse_losses(self.loss(features))[0]
-
-    def labels(self) -> Tensor:
-        """See `Task.labels`."""
-        raise self._no_classes()
-
-    def scores(self) -> Tensor:
-        """See `Task.scores`."""
-        raise self._no_classes()
-
-    def _no_classes(self) -> ValueError:
-        return ValueError(
-            f'{type(self.host).__name__} has no class of an image to give to an auxiliary that asks for it '
-            '(man_mm.PredSim, man_mm.InfoPro): these are rules for classification.'
-        )
-
-    def images(self) -> Tensor:
-        """See `Task.images`."""
-        preprocessor, images = self.host.data_preprocessor, self.inputs
-        if getattr(preprocessor, '_enable_normalize', False):
-            images = images * preprocessor.std + preprocessor.mean
-        if self.host not in _SEEN:
-            _refuse_other_ranges(images)
-            _SEEN.add(self.host)
-        return (images / 255).clamp(0, 1).flatten(0, -4)
-
-    @contextmanager
-    def _private_heads(self) -> Iterator[None]:
-        parts = self.host._modules
-        own = {name: parts[name] for name in self.auxiliary.heads}
-        parts.update(self.auxiliary.heads.items())
-        try:
-            yield
-        finally:
-            parts.update(own)
-
-    @contextmanager
-    def _extracting(self, features: Any) -> Iterator[None]:
-        calls = []
-
-        def extract(*args: Any, **kwargs: Any) -> Any:
-            calls.append(args)
-            return features
-
-        own = vars(self.host)
-        before = own.get(self.extract)
-        own[self.extract] = extract
-        try:
-            yield
-        finally:
-            own.pop(self.extract, None)
-            if before is not None:
-                own[self.extract] = before
-        if len(calls) != 1:
-            raise ValueError(
-                f'model.type={type(self.host).__name__} calls {self.extract} {len(calls)} times in its loss; local '
-                'learning stands in for exactly one call. Such a model needs a readout of its own.'
-            )
-
-
-_SEEN: 'WeakSet[nn.Module]' = WeakSet()
-"""Models of whose pixels the range is known; to ask makes a device wait."""
-
-
-def _refuse_other_ranges(images: Tensor) -> None:
-    low, high = (value.item() for value in images.detach().float().aminmax())
-    if not -1 < low <= high < 256:  # rounded, where normalised images are turned back
-        raise ValueError(
-            f'images that an auxiliary reconstructs (man_mm.InfoPro) have pixels of 0 to 255, but these lie between '
-            f'{low:.4g} and {high:.4g}, un-normalised by data_preprocessor.mean and .std. Scale them in the pipeline '
-            '(16-bit images: by 1 / 257), and normalise them in the data_preprocessor alone.'
-        )
 
 
 class Readout:
@@ -161,16 +45,25 @@ class Readout:
 
     def __init__(self, host: nn.Module, num_modules: int) -> None:
         self.host: Any = host
+        self.holder = holder_of(host)
         self.num_losses = num_modules
         """Local losses of a step, and the main loss."""
         self.handles: list[Any] = []
         self._notes: Notes | None = None
+        self._joint_run: JointRun | None = None
 
-    def open_batch(self, targets: Any) -> None:
-        """Called before the losses of a batch, with its data samples."""
+    def open_batch(self, inputs: Any, targets: Any) -> None:
+        """Called before the losses of a batch, preprocessed, with its data samples."""
+        kind = self.task_type
+        if kind.num_calls > 1:
+            images = kind.images_of_calls(inputs, kind.own_targets(targets))
+            self._joint_run = JointRun(self.holder, kind.extract, images)
 
     def close_batch(self) -> None:
         """Called after them, also when one raises, and when there were none."""
+        if self._joint_run is not None:
+            self._joint_run.close()
+            self._joint_run = None
 
     @contextmanager
     def task(self, auxiliary: Auxiliary, inputs: Any, targets: Any) -> Iterator[Task]:
@@ -230,12 +123,14 @@ class Readout:
     def shared_parameters(self, auxiliary: Auxiliary) -> list[nn.Parameter]:
         """Trainable parameters of the host that a local loss of `auxiliary` reaches."""
         shared = [p for part in self._shared_parts(auxiliary) for p in part.parameters()]
-        everything = (*shared, *self.host.parameters(recurse=False), *auxiliary.shared_parameters())
+        direct = (p for part in dict.fromkeys((self.host, self.holder)) for p in part.parameters(recurse=False))
+        everything = (*shared, *direct, *auxiliary.shared_parameters())
         return [p for p in everything if p.requires_grad]
 
     def _shared_parts(self, auxiliary: Auxiliary) -> list[nn.Module]:
         own = {*BACKBONES, *auxiliary.heads, *(['neck'] if auxiliary.neck is not None else [])}
-        return [child for name, child in self.host.named_children() if name not in own]
+        beside = [child for child in self.host.children() if child is not self.holder and self.holder is not self.host]
+        return [*beside, *(child for name, child in self.holder.named_children() if name not in own)]
 
     def attach(
         self, auxiliary: Auxiliary, before_forward: Callable[..., None], after_forward: Callable[..., None]
@@ -262,7 +157,7 @@ class Readout:
         """Raise ValueError if the host cannot serve what `auxiliary` asks for, e.g. since a config that inherits from
         one of local learning has changed the model's neck, but not its copy in the auxiliary.
         """
-        compare_necks(self.host, auxiliary)
+        compare_necks(self.holder, auxiliary)
         if auxiliary.shared_head_grad != 'sum' and not self.shared_parameters(auxiliary):
             print_log(
                 f'auxiliary.shared_head_grad={auxiliary.shared_head_grad!r} has nothing to act on: neck, heads and '
@@ -272,12 +167,12 @@ class Readout:
             )
         wanted = set(auxiliary.head) if isinstance(auxiliary.head, dict) else set()
         if auxiliary.head == 'private':
-            wanted = {name for name, child in self.host.named_children() if _trains(child)} - set(NO_HEADS)
+            wanted = {name for name, child in self.holder.named_children() if _trains(child)} - set(NO_HEADS)
         missing = sorted(wanted - set(auxiliary.heads))
         if missing or (auxiliary.head == 'private' and not auxiliary.heads):
-            parts = [name for name, _ in self.host.named_children()]
+            parts = [name for name, _ in self.holder.named_children()]
             raise ValueError(
-                f'auxiliary.head={auxiliary.head!r} cannot be served: {type(self.host).__name__} has no head '
+                f'auxiliary.head={auxiliary.head!r} cannot be served: {type(self.holder).__name__} has no head '
                 f'{missing or "of its own"} that is complete when it is registered. Its parts: {parts}.'
             )
 

@@ -31,7 +31,7 @@ register_unserved(
 )
 register_unserved(
     'mmdet.models.mot.base.BaseMOTModel',
-    reason='it is a tracker, whose loss joins pairs of frames. Its detector is served by itself.',
+    reason='it is a tracker of a kind for which there is no readout. Its detector is served by itself.',
 )
 
 EXTRACTORS = {f'mmdet.models.detectors.{name}' for name in ('base_detr', 'single_stage', 'two_stage')}
@@ -55,19 +55,20 @@ class DetectorTask(HostTask):
                 model itself makes of these images: a loss would be made all the same, of boxes in other places.
         """
         if isinstance(features, (tuple, list)) and isinstance(self.inputs, Tensor):
-            heights = [level.shape[2] for level in features]
-            for name, strides in _strides(self.host, self.auxiliary):
-                if not _fit(strides, self.inputs.shape[2], heights):
+            height, heights = self.inputs.shape[-2], [level.shape[2] for level in features]
+            for name, strides in _strides(self.holder, self.auxiliary):
+                if not _fit(strides, height, heights):
                     self._compare(name, strides, heights)
         return super().loss(features)
 
     def _compare(self, name: str, strides: list[float], heights: list[int]) -> None:
         """Hold the heights of maps against those of the model's own: some backbones drop a border that others pad."""
-        shape = tuple(self.inputs.shape)
-        known = _OWN_MAPS.setdefault(self.host, {})
+        images = self.images_of_calls(self.inputs, self.targets)[0]
+        shape = tuple(images.shape)
+        known = _OWN_MAPS.setdefault(self.holder, {})
         if shape not in known:
-            with evaluating(self.host):
-                known[shape] = [level.shape[2] for level in self.host.extract_feat(self.inputs)]
+            with evaluating(self.holder):
+                known[shape] = [level.shape[2] for level in type(self.holder).extract_feat(self.holder, images)]
         if heights != known[shape]:
             raise ValueError(
                 f'{name} has priors of strides {strides} px, and of an image of {shape[2]} px the model makes maps '
@@ -80,7 +81,31 @@ _OWN_MAPS: 'WeakKeyDictionary[nn.Module, dict[tuple[int, ...], list[int]]]' = We
 """Heights of the maps that a model makes of a batch of a shape; asked for where strides tell others."""
 
 
-@register_readout('mmdet.models.detectors.base.BaseDetector')
+class FramesTask(DetectorTask):
+    """Trackers that learn from a key frame and a reference frame: their loss extracts features of one, then of the
+    other, and joins them.
+    """
+
+    num_calls = 2
+
+    @staticmethod
+    def images_of_calls(inputs: Any, targets: Any) -> list[Tensor]:
+        """See `HostTask.images_of_calls`: all key frames, then all reference frames, of `inputs` (N, 2, C, H, W)."""
+        frames = [[sample.key_frames_inds[0], sample.ref_frames_inds[0]] for sample in targets]
+        return [inputs[range(len(inputs)), indices].contiguous() for indices in zip(*frames, strict=True)]
+
+
+class VideoTask(DetectorTask):
+    """Trackers that look at all frames (N, T, C, H, W) as one batch, and hand it to their backbone themselves."""
+
+    extract = 'backbone.forward'
+
+
+@register_readout(
+    'mmdet.models.detectors.base.BaseDetector',
+    'mmdet.models.mot.bytetrack.ByteTrack',  # train their detector on images
+    'mmdet.models.mot.ocsort.OCSORT',
+)
 class DetectorReadout(Readout):
     """Checks that necks make the maps that heads have priors for; assigns the targets of a batch once."""
 
@@ -91,25 +116,36 @@ class DetectorReadout(Readout):
         super().__init__(host, num_modules)
         self.once_a_batch = OnceABatch(host)
 
-    def open_batch(self, targets: Any) -> None:
+    def open_batch(self, inputs: Any, targets: Any) -> None:
         """See `Readout.open_batch`."""
+        super().open_batch(inputs, targets)
         self.once_a_batch.open(targets)
 
     def close_batch(self) -> None:
         """See `Readout.close_batch`."""
         self.once_a_batch.close()
+        super().close_batch()
 
     def unread_taps(self, backbone: LocalBackbone) -> frozenset[str]:
         """See `Readout.unread_taps`: what all necks pass over, e.g. by their `start_level`, and nothing else reads."""
-        neck = getattr(self.host, 'neck', None)
+        neck = getattr(self.holder, 'neck', None)
         to_necks = all(auxiliary.hands_maps_on for auxiliary in backbone.auxiliaries)
-        if neck is None or not to_necks or type(self.host).extract_feat.__module__ not in EXTRACTORS:
+        if neck is None or not to_necks or type(self.holder).extract_feat.__module__ not in EXTRACTORS:
             return frozenset()
         return passed_over(neck, backbone)
 
     @staticmethod
     def synthetic_target(cfg: Config, index: int, size: tuple[int, int], generator: torch.Generator) -> Any:
-        """See `Readout.synthetic_target`: boxes of a tenth to a half of the image's sides, all of the first class."""
+        """See `Readout.synthetic_target`: boxes of a tenth to a half of the image's sides, all of the first class.
+
+        Raises:
+            ValueError: If it is a tracker that learns from several frames.
+        """
+        if 'track_head' in cfg.model:
+            raise ValueError(
+                f'model.type={cfg.model.type!r} learns from videos, of which no batch without data is known: leave the '
+                'size out to take one from the data set of the config.'
+            )
         sample = import_module('mmdet.structures').DetDataSample(
             metainfo=dict(img_id=index, img_shape=size, ori_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
         )
@@ -136,16 +172,30 @@ class DetectorReadout(Readout):
     def check(self, auxiliary: Auxiliary) -> None:
         """See `Readout.check`; also whether the neck makes as many maps as the heads have priors for."""
         super().check(auxiliary)
-        source, neck = 'model.neck', getattr(self.host, 'neck', None)
+        source, neck = 'model.neck', getattr(self.holder, 'neck', None)
         if auxiliary.neck is not None:
             source, neck = 'auxiliary.neck', auxiliary.neck
         num_outs = getattr(neck, 'num_outs', None)
-        for name, strides in _strides(self.host, auxiliary):
+        for name, strides in _strides(self.holder, auxiliary):
             if num_outs not in (None, len(strides)):
                 raise ValueError(
                     f'{name} has priors for {len(strides)} levels, of strides {strides} px, but '
                     f'{source}.num_outs={num_outs}: a local loss needs one map for every level.'
                 )
+
+
+@register_readout('mmdet.models.mot.qdtrack.QDTrack', 'mmdet.models.vis.masktrack_rcnn.MaskTrackRCNN')
+class FramesReadout(DetectorReadout):
+    """Trackers that learn from pairs of frames."""
+
+    task_type = FramesTask
+
+
+@register_readout('mmdet.models.vis.mask2former_vis.Mask2FormerVideo')
+class VideoReadout(DetectorReadout):
+    """Trackers whose loss runs their backbone on whole videos; they have no neck."""
+
+    task_type = VideoTask
 
 
 def _reads_masks(model: Any) -> bool:

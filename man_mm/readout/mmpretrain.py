@@ -1,22 +1,27 @@
 """MMPretrain: every classifier whose `loss` gets its features from `extract_feat`."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from torch import Tensor
+from mmengine.model import BaseAveragedModel
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..local import image_channels
+from ..local import Auxiliary, image_channels
 from .base import HostTask, Readout, register_readout, register_unserved
+from .joint_run import standing_in
 
-__all__ = ['ClassifierReadout', 'ClassifierTask']
+__all__ = ['ClassifierReadout', 'ClassifierTask', 'SelfSupervisedReadout', 'SelfSupervisedTask']
 
 register_unserved(
     'mmpretrain.models.selfsup.base.BaseSelfSupervisor',
-    reason='it is self-supervised, by a loss on several views or on masked patches of its images, for which there is '
-    'no readout. The classifier that is fine-tuned from it is served.',
+    reason='it is self-supervised, by a queue of features, by crops of several sizes or by targets for masked patches, '
+    'for which there is no readout. SimCLR, SimSiam, BarlowTwins, BYOL, MoCoV3 and MAE are served, and the classifier '
+    'that is fine-tuned from any.',
 )
 register_unserved(
     'mmpretrain.models.retrievers.base.BaseRetriever',
@@ -76,13 +81,7 @@ class ClassifierReadout(Readout):
         Raises:
             ValueError: If they do not fit. On a GPU a label out of range would end in a device-side assertion.
         """
-        channels = image_channels(self.host.backbone)
-        got = inputs.shape[-3]  # of (N, C, H, W), or (1, N, C, H, W) of models that re-identify
-        if channels not in (None, got):
-            raise ValueError(
-                f'images have {got} channel(s), but the first convolution of the backbone reads '
-                f'{channels}: load them as such (LoadImageFromFile.color_type) or set backbone.in_channels.'
-            )
+        _check_channels(self.host, inputs)
         num_classes = getattr(self.host.head, 'num_classes', None)
         if num_classes is None or 'gt_label' not in targets[0]:
             return
@@ -91,6 +90,113 @@ class ClassifierReadout(Readout):
             raise ValueError(
                 f'labels {bad} are out of range: model.head.num_classes={num_classes} knows 0 to {num_classes - 1}.'
             )
+
+
+class SelfSupervisedTask(HostTask):
+    """Self-supervised models: `loss` hands the images to the backbone, and what that makes to the neck, by itself."""
+
+    extract = 'backbone.forward'
+    changes_targets = False
+
+    def neck(self, features: Any) -> Any:
+        """See `Task.neck`: as they are; the model's loss calls its neck, the auxiliary's where it has its own."""
+        return features
+
+    @contextmanager
+    def _private_heads(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(super()._private_heads())
+            if self.auxiliary.neck is not None:  # the model's own stays where others read its weights
+                stack.enter_context(standing_in(self.host, 'neck.forward', self.auxiliary.neck))
+            yield
+
+
+class ViewsTask(SelfSupervisedTask):
+    """Those whose loss runs the backbone on one view of the images, then on the other."""
+
+    num_calls = 2
+
+    @staticmethod
+    def images_of_calls(inputs: Any, targets: Any) -> list[Tensor]:
+        """See `HostTask.images_of_calls`."""
+        return list(inputs)
+
+
+@register_readout('mmpretrain.models.selfsup.simclr.SimCLR', 'mmpretrain.models.selfsup.mae.MAE')
+class SelfSupervisedReadout(Readout):
+    """Each module is trained by the model's own loss on views, or on masked patches, of the images."""
+
+    task_type = SelfSupervisedTask
+    scope = 'mmpretrain'
+    collate = 'default_collate'
+
+    def check(self, auxiliary: Auxiliary) -> None:
+        """See `Readout.check`.
+
+        Raises:
+            ValueError: If `auxiliary` makes classes, or reads vectors of the bank beside what the neck makes.
+        """
+        if not auxiliary.hands_maps_on or auxiliary.reads_pooled:
+            raise ValueError(
+                f'{type(auxiliary).__name__}{" with bank_vectors" if auxiliary.reads_pooled else ""} is for '
+                f'classification, but {type(self.host).__name__} is self-supervised: its neck reads what the backbone '
+                "makes. man_mm.SLM serves it, with the config of the model's neck as auxiliary.neck."
+            )
+        super().check(auxiliary)
+
+    def check_batch(self, inputs: Any, targets: Any) -> None:
+        """Compare channels of the images with what the backbone was built for.
+
+        Raises:
+            ValueError: If they do not fit.
+        """
+        for images in inputs if isinstance(inputs, (list, tuple)) else [inputs]:
+            _check_channels(self.host, images)
+
+
+@register_readout('mmpretrain.models.selfsup.simsiam.SimSiam', 'mmpretrain.models.selfsup.barlowtwins.BarlowTwins')
+class ViewsReadout(SelfSupervisedReadout):
+    """Two views, by one run of the backbone."""
+
+    task_type = ViewsTask
+
+
+@register_readout('mmpretrain.models.selfsup.byol.BYOL', 'mmpretrain.models.selfsup.mocov3.MoCoV3')
+class MomentumReadout(ViewsReadout):
+    """Two views, and what a momentum copy of the whole network makes of them: for every module the same target.
+
+    The copy is averaged and run once a batch, before the first loss.
+    """
+
+    def __init__(self, host: nn.Module, num_modules: int) -> None:
+        super().__init__(host, num_modules)
+        self._name, self._copy = next((n, c) for n, c in host.named_children() if isinstance(c, BaseAveragedModel))
+        self._targets = ExitStack()
+
+    def open_batch(self, inputs: Any, targets: Any) -> None:
+        """See `Readout.open_batch`."""
+        self._targets.close()
+        with torch.no_grad():
+            self._copy.update_parameters(nn.Sequential(self.host.backbone, self.host.neck))
+            made = {id(view): self._copy(view) for view in inputs}
+        for method, stand_in in (('update_parameters', lambda _: None), ('forward', lambda view: made[id(view)])):
+            self._targets.enter_context(standing_in(self.host, f'{self._name}.{method}', stand_in))
+        super().open_batch(inputs, targets)
+
+    def close_batch(self) -> None:
+        """See `Readout.close_batch`."""
+        super().close_batch()
+        self._targets.close()
+
+
+def _check_channels(host: Any, images: Tensor) -> None:
+    channels = image_channels(host.backbone)
+    got = images.shape[-3]  # of (N, C, H, W), or (1, N, C, H, W) of models that re-identify
+    if channels not in (None, got):
+        raise ValueError(
+            f'images have {got} channel(s), but the first convolution of the backbone reads '
+            f'{channels}: load them as such (LoadImageFromFile.color_type) or set backbone.in_channels.'
+        )
 
 
 def _labels(targets: Any) -> Tensor:

@@ -9,7 +9,7 @@ from ..helpers.training import forget_to_detach
 
 SMALL = dict(lib='mmpretrain', path='mobilenet_v3/mobilenet-v3-small_8xb16_cifar10.py', size=32)
 SELF_SUPERVISED = dict(
-    lib='mmpretrain', path='simclr/simclr_resnet50_8xb32-coslr-200e_in1k.py', kind='selfsup', views=2, size=32
+    lib='mmpretrain', path='mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py', kind='selfsup', views=2, size=32
 )
 
 
@@ -32,7 +32,7 @@ def test_a_config_that_trains_works_and_one_that_does_not_is_refused_with_the_re
     found = trial(SMALL, 4, False)
     assert (found['outcome'], found['backbone'], found['num_modules']) == ('works', 'MobileNetV3', 4)
     found = trial(SELF_SUPERVISED, 4, False)
-    assert found['outcome'] == 'refused' and 'SimCLR' in found['why']
+    assert found['outcome'] == 'refused' and 'MoCo' in found['why']
 
 
 def test_a_leak_is_wrong(program, monkeypatch):

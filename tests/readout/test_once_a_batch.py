@@ -56,7 +56,7 @@ def dense(kind, head, assigner, **options):
 @pytest.fixture
 def upstream(monkeypatch):
     """Call it, and every loss makes its targets as upstream does."""
-    return lambda: monkeypatch.setattr(DetectorReadout, 'open_batch', lambda self, targets: None)
+    return lambda: monkeypatch.setattr(DetectorReadout, 'open_batch', lambda self, inputs, targets: None)
 
 
 @pytest.fixture
