@@ -14,14 +14,13 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from .light_parts import LIGHT, light_parts
 from .local import find_local_backbone
 from .local.names import NO_HEADS, backbone_path, holder_path
 from .readout import build_readout, holder_of, readout_of
 
 __all__ = ['Form', 'forms', 'model_that_trains', 'recomputed_functions']
 
-LIGHT = 64
-"""Width of light necks and heads, as of `man_mm.SlimSLM`."""
 BY_MEMORY = dict(partition='memory', probe_size=(512, 512))
 
 
@@ -59,9 +58,10 @@ def _detectors(cfg: Config, lean: bool) -> list[Form]:
     if neck:
         slim = dict(type='man_mm.SlimSLM', **shared)
         found.insert(0, Form(f'man_mm.SlimSLM with {reads}', slim, BY_MEMORY))
-    light = _light_parts(model)
+    light = light_parts(model)
     if light is not None:
-        said = f'man_mm.SlimSLM with a neck and a head of its own, {LIGHT} channels wide'
+        heads = 'a head' if len(light['head']) == 1 else 'heads'
+        said = f'man_mm.SlimSLM with a neck and {heads} of its own, {LIGHT} channels wide'
         found.insert(0, Form(said, dict(type='man_mm.SlimSLM', **light), BY_MEMORY))
     return found
 
@@ -69,23 +69,6 @@ def _detectors(cfg: Config, lean: bool) -> list[Form]:
 def _holder(cfg: Config) -> Any:
     """Config of what has backbone, neck and heads: the model, or the detector in a tracker."""
     return reduce(getitem, holder_path(cfg.model), cfg.model)
-
-
-def _light_parts(model: Any) -> dict[str, Any] | None:
-    """Neck and head of a detector made narrow and short; None unless its one head reads its neck at one width."""
-    neck, head = model.get('neck'), model.get('bbox_head')
-    heads = [name for name in model if name.endswith('head')]
-    if heads != ['bbox_head'] or not (isinstance(neck, dict) and isinstance(head, dict)):
-        return None
-    width = neck.get('out_channels')
-    if not isinstance(width, int) or width <= LIGHT or head.get('in_channels') != width:
-        return None
-    head = deepcopy(head)
-    smaller = dict(in_channels=LIGHT, feat_channels=LIGHT, stacked_convs=1)
-    head.update({key: value for key, value in smaller.items() if key in head})
-    if 'scales_per_octave' in head.get('anchor_generator', {}):
-        head['anchor_generator'].update(scales_per_octave=1)
-    return dict(neck={**deepcopy(neck), 'out_channels': LIGHT}, head=dict(bbox_head=head))
 
 
 def _classifiers(cfg: Config, lean: bool) -> list[Form]:

@@ -10,6 +10,7 @@ from mmengine.config import Config
 import man_mm
 from man_mm.analysis.step import TrainStep
 from man_mm.config import lost_keys
+from man_mm.light_parts import light_parts
 from man_mm.localizing import choose_keys
 from man_mm.runs.compat import read_config
 
@@ -25,9 +26,21 @@ WIDE = dict(
     neck=dict(detection.FPN, out_channels=96),
     bbox_head=dict(detection.RETINA_HEAD, in_channels=96, feat_channels=96, stacked_convs=2),
 )
+TWO_STAGE = detector('faster_rcnn', None)
+WIDE_TWO_STAGE = dict(
+    TWO_STAGE,
+    neck=dict(TWO_STAGE['neck'], out_channels=80),
+    rpn_head=dict(TWO_STAGE['rpn_head'], in_channels=80, feat_channels=80),
+    roi_head=dict(
+        TWO_STAGE['roi_head'],
+        bbox_roi_extractor=dict(TWO_STAGE['roi_head']['bbox_roi_extractor'], out_channels=80),
+        bbox_head=dict(TWO_STAGE['roi_head']['bbox_head'], in_channels=80, fc_out_channels=512),
+    ),
+)
 HOSTS = {
     'detector': (DETECTOR, 'mmdet', detection.batch, 'SLM', 'SlimSLM'),
     'wide detector': (WIDE, 'mmdet', detection.batch, 'SLM', 'SlimSLM'),
+    'wide two-stage detector': (WIDE_TWO_STAGE, 'mmdet', detection.batch, 'SLM', 'SlimSLM'),
     **{name: (detector(name, None), 'mmdet', detection.batch, 'SLM', 'SlimSLM') for name in DETECTORS},
     'classifier': (classification.classifier(), 'mmpretrain', classification.batch, 'SLM', 'SLM'),
     'edsr': (restoration.editor(num_modules=None), 'mmagic', restoration.batch, 'SLM', 'SLM'),
@@ -91,6 +104,22 @@ def test_lean_makes_wide_necks_and_heads_light_and_recomputes_the_models_own():
     assert auxiliary.head.bbox_head.stacked_convs == 1 and cfg.model.bbox_head.stacked_convs == 2
     assert cfg.custom_hooks[-1].functions == ['bbox_head.forward_single', 'bbox_head.loss_by_feat_single']
     assert cfg.optim_wrapper.eager_step and cfg.model_wrapper_cfg.type == 'man_mm.LocalDistributedDataParallel'
+
+
+def test_lean_makes_both_stages_light():
+    cfg = man_mm.localize(plain('wide two-stage detector'), num_modules=3, lean=True)
+    head = cfg.model.backbone.auxiliary.head
+    assert (head.rpn_head.in_channels, head.rpn_head.feat_channels) == (64, 64)
+    assert (head.roi_head.bbox_roi_extractor.out_channels, head.roi_head.bbox_head.in_channels) == (64, 64)
+    assert (head.roi_head.bbox_head.fc_out_channels, cfg.model.roi_head.bbox_head.fc_out_channels) == (256, 512)
+    assert cfg.custom_hooks[-1].functions == ['rpn_head.forward_single', 'rpn_head.loss_by_feat_single']
+
+
+def test_a_light_cascade_has_one_stage():
+    model = read_config('mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py').model
+    head = light_parts(model)['head']['roi_head']
+    assert head.num_stages == 1 and head.bbox_head.in_channels == 64 and head.mask_head.num_convs == 1
+    assert len(model.roi_head.bbox_head) == 3 and model.roi_head.mask_head.num_convs == 4
 
 
 def test_a_multiplier_of_the_backbone_does_not_reach_auxiliaries():

@@ -24,7 +24,8 @@ class ModuleRow:
         fixed_parameters: The other parameters of that auxiliary, which have neither gradient nor optimizer state: units
             that follow or stay as they are, norms as frozen as the mirrored ones.
         reads: Taps that the auxiliary, or for the last module the model, takes from the feature bank.
-        writes: Taps that the module makes and banks; the last module's go to the model directly.
+        writes: Taps that the module makes and banks, without those that are known to be `unread`; the last module's go
+            to the model directly.
     """
 
     module: int
@@ -44,7 +45,7 @@ def module_rows(backbone: LocalBackbone) -> list[ModuleRow]:
     counted: set[nn.Module] = set()
     for module in backbone.local_modules:
         units, auxiliary = module.units, module.auxiliary
-        writes = [unit for unit in units if unit.tap in backbone.banked]
+        writes = [unit for unit in units if unit.tap in backbone.banked and unit.tap not in backbone.unread]
         own = [] if auxiliary is None or auxiliary in counted else list(auxiliary.parameters())
         rows.append(
             ModuleRow(

@@ -87,11 +87,33 @@ def _traced(backbone: nn.Module, owner: str, sizes: Sequence[Size]) -> Unrolled:
     try:
         return units_by_trace(backbone, sizes)
     except Exception as error:
+        refused = _refusal_of_images(backbone, sizes)
+        if refused is not None:
+            raise ValueError(
+                f'backbone: {type(backbone).__name__} cannot be unrolled: its forward takes no batch of images '
+                f'(N, C, H, W) of {" or ".join(f"{h} x {w}" for h, w in sizes)} px ({refused}). Local learning serves '
+                'networks of images, by one argument: none of videos, of images with masks or coordinates, or of '
+                'another size without an img_size.'
+            ) from error
         raise ValueError(
             f'backbone: {type(backbone).__name__} cannot be unrolled: nothing describes {owner}.forward, and torch.fx '
             f'cannot trace it ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}). Describe it with '
             f'man_mm.local.register_unroll, see docs/extend.md. Described are: {", ".join(sorted(_DESCRIPTIONS))}.'
         ) from error
+
+
+def _refusal_of_images(backbone: nn.Module, sizes: Iterable[Size]) -> str | None:
+    """What the backbone's own forward says to images, if it takes none of any of `sizes`."""
+    said = None
+    for size in sizes:
+        try:
+            with _untouched(backbone, training=False):
+                backbone(next(backbone.parameters()).new_zeros(1, image_channels(backbone) or 3, *size))
+        except Exception as error:
+            said = said or f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'
+        else:
+            return None
+    return said
 
 
 def _changing(backbone: nn.Module, unrolled: Unrolled, sizes: Iterable[Size]) -> frozenset[str]:

@@ -73,7 +73,7 @@ def two_settings(monkeypatch):
 
 def test_batches_of_every_budget_fit_and_larger_ones_do_not(two_settings):
     cfg, estimates = local(), []
-    rows = largest_batches(cfg, ['1kB', '8MiB'], SIZE, report=estimates.append)
+    rows = list(largest_batches(cfg, ['1kB', '8MiB'], SIZE, report=estimates.append))
     assert [row.setting for row in rows] == [Setting(1), Setting(2, 'uniform', True)]
     planner = Planner(cfg)
     planner.prepare(SIZE, 'cpu')
@@ -116,6 +116,20 @@ def test_the_table_of_batches_is_printed_and_written(plan, two_settings, capsys)
     for row in written['rows']:
         (batch,) = row['batches']
         assert batch['images'] == 0 and batch['budget_bytes'] == 1000 and batch['peak_mib'] > 0.001
+
+
+def test_settings_that_are_known_are_written_when_a_later_one_fails(plan, two_settings, monkeypatch):
+    estimate = Planner.estimate
+
+    def failing(planner, setting, *arguments):
+        if setting.num_modules > 1:
+            raise RuntimeError('no estimate')
+        return estimate(planner, setting, *arguments)
+
+    monkeypatch.setattr(Planner, 'estimate', failing)
+    with pytest.raises(RuntimeError, match='no estimate'):
+        plan('local.py', '--largest', '--budget', '1kB', '--size', *SIZE, '--json', 'rows.json')
+    assert [row['num_modules'] for row in json.loads(Path('rows.json').read_text())['rows']] == [1]
 
 
 WRONG = {

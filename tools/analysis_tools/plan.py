@@ -112,12 +112,14 @@ def show_plan(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def show_batches(cfg: Config, args: argparse.Namespace) -> None:
-    """Find the largest batches, print and write them."""
+    """Find the largest batches, print them, and write each setting's as soon as it is known."""
     budgets = args.budget.split(',') if args.budget else [None]
-    rows = largest_batches(cfg, budgets, args.size, args.device, _progress())
+    rows: list[Largest] = []
+    for row in largest_batches(cfg, budgets, args.size, args.device, _progress()):
+        rows.append(row)
+        size = args.size or cfg.model[local_attribute(cfg)].probe_size
+        write_json(args, size=size, rows=batches_as_json(rows))
     _console().print(batches_as_table(rows))
-    size = args.size or cfg.model[local_attribute(cfg)].probe_size
-    write_json(args, size=size, rows=batches_as_json(rows))
 
 
 def write_json(args: argparse.Namespace, **found: Any) -> None:

@@ -13,6 +13,7 @@ from man_mm.analysis.module_rows import ModuleRow, module_rows
 from man_mm.analysis.planner import carry_out_plan
 from man_mm.analysis.step import build_model
 from man_mm.local import find_local_backbone
+from man_mm.readout import build_readout
 from man_mm.runs.compat import read_config
 
 
@@ -53,7 +54,10 @@ def main() -> None:
         cfg.merge_from_dict(args.cfg_options)
     try:
         cfg, _ = carry_out_plan(cfg)
-        backbone = find_local_backbone(build_model(cfg))
+        model = build_model(cfg)
+        backbone = find_local_backbone(model)
+        if backbone.num_modules > 1:
+            backbone.unread = build_readout(model, backbone.num_modules).unread_taps(backbone)
     except ValueError as error:
         sys.exit(f'{args.config}: {error}')
     title = f'{type(backbone.backbone).__name__}, K = {backbone.num_modules}'
@@ -63,7 +67,11 @@ def main() -> None:
     for note in backbone.partition.notes:
         console.print(f'note: {note}')
     if args.out:
-        taps = {unit.name: unit.tap for unit in backbone.unrolled.units if unit.tap in backbone.banked}
+        taps = {
+            unit.name: unit.tap
+            for unit in backbone.unrolled.units
+            if unit.tap in backbone.banked and unit.tap not in backbone.unread
+        }
         auxiliary = type(backbone.auxiliaries[0]).__name__ if backbone.num_modules > 1 else ''
         draw_partition(rows, taps, auxiliary, title, args.out)
 

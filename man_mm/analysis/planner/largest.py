@@ -1,6 +1,6 @@
 """The largest batches whose training step fits in given memories, setting by setting."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +42,10 @@ def largest_batches(
     size: tuple[int, int] | None = None,
     device: str = 'cpu',
     report: Callable[[Estimate], None] = lambda _: None,
-) -> list[Largest]:
+) -> Iterator[Largest]:
     """Find the largest batches of back-propagation, plain and recomputed, and of every K; see `worth_showing`.
+
+    A setting is yielded as soon as it is known.
 
     With `tail_chunks` a peak rises in steps as the batch does, and the answer may be an image or two too small.
 
@@ -60,7 +62,8 @@ def largest_batches(
     planner = Planner(cfg)
     limits = [planner.budget(budget) for budget in budgets]
     planner.prepare(size, device)
-    return [_find_largest(planner, setting, limits, report) for setting in worth_showing(planner.settings())]
+    for setting in worth_showing(planner.settings()):
+        yield _find_largest(planner, setting, limits, report)
 
 
 def _find_largest(

@@ -19,7 +19,7 @@ __all__ = ['SIZES', 'Size', 'units_by_trace']
 
 Size = tuple[int, int]
 """Height and width in px."""
-SIZES: list[Size] = [(64, 96), (64, 64), (112, 112), (224, 224), (256, 256), (300, 300)]
+SIZES: list[Size] = [(64, 96), (64, 64), (112, 112), (224, 224), (256, 256), (300, 300), (32, 32)]
 """Sizes of images that one or the other backbone takes."""
 
 
