@@ -1,6 +1,7 @@
 """Which upstream configs train by local learning: one or two of every algorithm folder, a process each, resumable.
 
     python benchmarks/coverage [--only TEXT] [--lean] [--out docs/data/coverage.json]
+    python benchmarks/coverage --lookup
     python benchmarks/coverage --table > docs/coverage.md
 
 Needs no data and no downloads: batches are noise. About ten CPU-seconds a config.
@@ -79,7 +80,7 @@ def tried(entry: dict[str, Any], num_modules: int, lean: bool) -> dict[str, Any]
     return found
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
+def table(results: dict[str, dict[str, Any]], counts: dict[str, dict[str, int]]) -> str:
     """The page of the documents."""
     outcomes = ['works', 'refused', 'crash', 'wrong', 'upstream fails', 'not trained', 'not finished']
     tried = f'Tried so far: {len(results)} of the {len(entries())} that are listed.'
@@ -95,6 +96,11 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for lib in ('mmdet', 'mmpretrain', 'mmagic'):
         counts = Counter(r['outcome'] for name, r in results.items() if name.startswith(f'{lib}::'))
         lines.append(f'| {lib} | {counts.total()} | {" | ".join(str(counts[o]) for o in outcomes)} |')
+    kinds = ['served', 'refused', 'unknown']
+    lines += ['', (HERE / 'lookup.md').read_text().strip(), '', f'| | {" | ".join(kinds)} |', f'|---|{"---|" * 3}']
+    lines += [
+        f'| {group} | {" | ".join(str(found.get(kind, 0)) for kind in kinds)} |' for group, found in counts.items()
+    ]
     lines += ['', '| config | backbone | host | outcome | why |', '|---|---|---|---|---|']
     for name, r in results.items():
         why = (r['why'] or f'K={r["num_modules"]} of {r["units"]} units').replace('|', '/')
@@ -109,13 +115,19 @@ def main() -> None:
     parser.add_argument('--lean', action='store_true')
     parser.add_argument('--redo', action='store_true', help='also what has a result')
     parser.add_argument('--out', type=Path, default=ROOT / 'docs/data/coverage.json')
+    parser.add_argument('--lookup', action='store_true', help='count all upstream configs by what the results tell')
     parser.add_argument('--table', action='store_true', help='print the page of the results')
     args = parser.parse_args()
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
     if args.table:
-        print(table(results['configs']), end='')
+        print(table(results['configs'], results.get('lookup', {})), end='')
         return
     sys.path.insert(0, str(HERE))
+    if args.lookup:
+        from lookup import lookup
+
+        write(args.out, {**results, 'lookup': lookup(results['configs'])})
+        return
     torch.set_num_threads(1)
     for module in ('mmdet.models', 'mmdet.engine', 'mmpretrain.models', 'mmpretrain.engine', 'mmagic.models', 'trial'):
         importlib.import_module(module)  # once, before forking
@@ -131,9 +143,14 @@ def main() -> None:
         order = {f'{e["lib"]}::{e["path"]}': None for e in entries()}
         ordered = {key: found[key] for key in order if key in found}
         protocol = dict(torch=torch.__version__, num_modules=args.num_modules, lean=args.lean, device='cpu')
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.with_suffix('.part').write_text(json.dumps(dict(protocol=protocol, configs=ordered), indent=1) + '\n')
-        args.out.with_suffix('.part').replace(args.out)
+        write(args.out, {**results, 'protocol': protocol, 'configs': ordered})
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    """Write the results, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix('.part').write_text(json.dumps(results, indent=1) + '\n')
+    path.with_suffix('.part').replace(path)
 
 
 if __name__ == '__main__':
