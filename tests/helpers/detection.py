@@ -86,6 +86,19 @@ def small_retinanet(num_modules, backbone=None, auxiliary=None, **options):
     return {**model, 'neck': SMALL_FPN, 'bbox_head': SMALL_HEAD}
 
 
+TINY_STAGES = dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1))
+TINY_FPN = dict(type='FPN', in_channels=[8, 16], out_channels=8, num_outs=2)
+TINY_HEAD = {**RETINA_HEAD, 'anchor_generator': {**RETINA_HEAD['anchor_generator'], 'strides': [4, 8]}}
+
+
+def tiny_retinanet(num_modules, backbone=None, auxiliary=None, **options):
+    """A RetinaNet of two stages, five units and two levels, for which the neck reads both stages."""
+    model = retinanet(
+        num_modules, {**TINY_STAGES, **(backbone or {})}, {'neck': TINY_FPN, **(auxiliary or {})}, **options
+    )
+    return {**model, 'neck': TINY_FPN, 'bbox_head': TINY_HEAD}
+
+
 def images(num=2, size=64, seed=0):
     """Normalised images (N, 3, size, size) on the tests' device."""
     generator = torch.Generator().manual_seed(seed)
