@@ -135,11 +135,11 @@ def test_the_detached_head_copies_start_apart():
     [
         (
             dict(neck={**FPN, 'num_outs': 3}),
-            r'model\.bbox_head .* 5 levels, .*\[8, 16, 32, 64, 128\].* auxiliary\.neck',
+            r'model\.bbox_head .* 4 levels, .*\[8, 16, 32, 64\].* auxiliary\.neck',
         ),
         (
             dict(head=dict(bbox_head={**RETINA_HEAD, 'anchor_generator': {**ANCHORS, 'strides': [8, 16, 32]}})),
-            r'auxiliary\.head\.bbox_head has priors for 3 levels, .*\[8, 16, 32\] px, but auxiliary\.neck\.num_outs=5',
+            r'auxiliary\.head\.bbox_head has priors for 3 levels, .*\[8, 16, 32\] px, but auxiliary\.neck\.num_outs=4',
         ),
     ],
     ids=['neck', 'head'],
