@@ -87,6 +87,14 @@ OTHERS = {
 }
 
 
+LONG = ('bp, accumulation', 'man without slm', 'K = 1, batch norm in training', 'detr', 'contrast')
+"""Each of their parts is in another config."""
+
+
+def short(names):
+    return [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in names]
+
+
 def measured_and_estimated(cfg, data):
     with given_proposals():
         measured = step_cost(TrainStep(cfg), data)
@@ -102,12 +110,12 @@ def assert_exact(measured, estimated):
     assert estimated.timeline[-1] == measured.timeline[-1]
 
 
-@pytest.mark.parametrize('name', DETECTION)
+@pytest.mark.parametrize('name', short(DETECTION))
 def test_an_estimate_of_a_detector_is_exact(name):
     assert_exact(*measured_and_estimated(DETECTION[name], batch(1)))
 
 
-@pytest.mark.parametrize('name', OTHERS)
+@pytest.mark.parametrize('name', short(OTHERS))
 def test_an_estimate_of_other_tasks_is_exact(name):
     model, data, scope = OTHERS[name]
     assert_exact(*measured_and_estimated(step_config(model, scope, PLAIN), data()))
@@ -173,7 +181,7 @@ def estimated_masks():
     return step_cost(FakeTrainStep(MASKS), synthetic_batch(MASKS, 2, (64, 96)))
 
 
-@pytest.mark.parametrize('num_modules', [None, 2])
+@pytest.mark.parametrize('num_modules', [None, pytest.param(2, marks=pytest.mark.long)])
 def test_masks_are_cropped_from_maps_of_the_whole_image_in_an_estimate_too(num_modules):
     cfg = MASKS if num_modules is None else step_config(mask_rcnn(num_modules), optimizer=PLAIN)
     data = synthetic_batch(cfg, 2, (64, 96))
@@ -232,7 +240,7 @@ def mixed(model, **wrapper):
     return cfg
 
 
-@pytest.mark.parametrize('num_modules', [None, 2])
+@pytest.mark.parametrize('num_modules', [pytest.param(None, marks=pytest.mark.long), 2])
 def test_mixed_precision_is_estimated_without_a_gpu(num_modules):
     model = tiny(num_modules)
     whole = step_cost(FakeTrainStep(step_config(model, optimizer=PLAIN)), batch(size=256))

@@ -31,10 +31,18 @@ WITH_OWN_TWIN = [
 
 
 def first_of_each_kind(names):
-    """The config with the fewest modules of each model and rule, whatever its depth, scale and data set."""
+    """The config with the fewest modules and layers of each model and rule, whatever its scale and data set.
+
+    Mixed precision and recomputed heads are left out of the step, so they make no kind.
+    """
     kinds = {}
-    for name in sorted(names, key=lambda name: (int((re.findall(r'_k(\d+)_', name) or ['0'])[0]), name)):
-        model_and_rule = re.sub(r'_k\d+|_(?!in1k)[^_]+$', '', Path(name).stem)  # ImageNet has other models
+
+    def size(name):
+        depth, num_modules = (int((re.findall(pattern, name) or ['0'])[0]) for pattern in (r'\d+', r'_k(\d+)_'))
+        return num_modules, depth, name
+
+    for name in sorted(names, key=size):
+        model_and_rule = re.sub(r'_k\d+|-amp|-ckptall|_(?!in1k)[^_]+$', '', Path(name).stem)  # ImageNet: other models
         kinds.setdefault(re.sub(r'\d+', '', model_and_rule), name)
     return set(kinds.values())
 

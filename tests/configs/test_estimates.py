@@ -11,7 +11,6 @@ from man_mm.readout.proposals import given_proposals
 from .test_configs import CONFIGS, batch_for, load, narrow, width_of, wrapped
 
 REPRESENTATIVE = (
-    'bp/retinanet_r34_bp-ckptall_coco.py',
     'infopro/resnet32_infopro_k4_cifar10.py',
     'man/edsr_x4_manlean_k16_photos.py',
     'man/retinanet_r34_manlean_k4_coco.py',

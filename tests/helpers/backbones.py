@@ -1,5 +1,6 @@
 """Tiny backbones of every family and option, with the scope to build each in."""
 
+import pytest
 import torch
 
 from .detection import RESNET
@@ -71,6 +72,36 @@ PRETRAIN_NORMED = {
 def scoped(mmdet, mmpretrain):
     """Configs with the scope to build each in."""
     return {**{k: (v, 'mmdet') for k, v in mmdet.items()}, **{k: (v, 'mmpretrain') for k, v in mmpretrain.items()}}
+
+
+COVERED = {
+    'caffe',
+    'resnext',
+    'deep_stem',
+    'avg_down',
+    'with_cp',
+    'norm_train',
+    'some_outputs',
+    'dilated',
+    'regnet',
+    'mobilenet_frozen',
+    'pretrain_v1d',
+    'pretrain_se',
+    'pretrain_resnet50',
+    'pretrain_regnet',
+    'pretrain_mobilenet',
+    'convnext',
+    'swin',
+    'swin_positions',
+    'pretrain_convnext_pooled',
+    'pretrain_swin',
+}
+"""Variants of which every part is in another one of the same layers. What units make is compared for them too."""
+
+
+def short(names):
+    """Names to parametrize by; what is covered by another variant is long."""
+    return [pytest.param(name, marks=pytest.mark.long) if name in COVERED else name for name in names]
 
 
 BACKBONES = scoped(MMDET, PRETRAIN)
