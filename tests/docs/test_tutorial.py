@@ -24,7 +24,7 @@ PLAN = ROOT / 'docs/data/tutorial_plan.json'
 PLANNED = SHOWN[next(i for i, line in enumerate(SHOWN) if ' fits in ' in line)]
 
 SHRUNK = {
-    'make_shapes.py': ('--num-train', 4, '--num-val', 2),
+    'make_shapes.py': ('--num-train', 8, '--num-val', 3),
     'train.py': (
         '--cfg-options',
         *('model.backbone.num_modules=2', 'model.backbone.partition=uniform'),
