@@ -14,7 +14,7 @@ from man_mm.analysis.planner.candidates import Planner
 from man_mm.analysis.planner.largest import MOST_IMAGES, largest_batch, worth_showing
 
 from ..helpers.classification import classifier
-from ..helpers.detection import retinanet
+from ..helpers.detection import tiny_retinanet
 from ..helpers.processes import ROOT
 from ..helpers.steps import step_config
 
@@ -149,7 +149,7 @@ def test_options_that_contradict_are_named(plan, capsys, case):
 
 def test_back_propagation_of_a_plain_config_recomputes_nothing(plan):
     """The lean form recomputes heads; what a plan compares with does not."""
-    step_config(retinanet(None)).dump('detector.py')
+    step_config(tiny_retinanet(None)).dump('detector.py')
     plan('detector.py', '--lean', '--budget', '1GiB', '--size', *SIZE, '--out', 'out.py')
     cfg = Config.fromfile('out.py')
     assert cfg.model.backbone.num_modules == 1 and 'eager_step' not in cfg.optim_wrapper

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from man_mm.local import run_units
 
-from ..helpers.backbones import BACKBONES, NORMED
+from ..helpers.backbones import BACKBONES, NORMED, short
 from ..helpers.detection import FPN, build, images, retinanet
 from ..helpers.detectors import DETECTORS, detector
 from ..helpers.training import Trainer, named, reached
@@ -29,7 +29,7 @@ def maps_of(backbone, module):
     return x, taps, backbone.auxiliaries[module](x, taps)
 
 
-@pytest.mark.parametrize('name', MAPS)
+@pytest.mark.parametrize('name', short(MAPS))
 def test_maps_have_the_sizes_of_the_backbones_at_every_cut(name):
     backbone = pyramids(5, *MAPS[name], neck='shared')
     expected = [level.shape for level in backbone(images())]
@@ -84,8 +84,7 @@ def test_banked_levels_are_the_maps_of_the_stages_before_the_cut():
         neck(levels)
 
 
-@pytest.mark.parametrize('banked_levels', [False, True])
-@pytest.mark.parametrize('num_modules', [2, 4, 9])
+@pytest.mark.parametrize(('num_modules', 'banked_levels'), [(2, True), (4, False), (9, True)])
 def test_a_module_trains_itself_and_its_own_detector_only(num_modules, banked_levels):
     auxiliary = dict(DGL, neck=FPN, banked_levels=banked_levels)
     model = build(retinanet(num_modules, auxiliary=auxiliary))

@@ -6,7 +6,7 @@ from torch import nn
 
 from man_mm.local import run_units
 
-from ..helpers.backbones import BACKBONES, wrapped
+from ..helpers.backbones import BACKBONES, short, wrapped
 from ..helpers.detection import build, images, local_backbone, retinanet
 
 
@@ -16,7 +16,7 @@ def features_of(backbone, module):
     return backbone.auxiliaries[module](x, taps), taps
 
 
-@pytest.mark.parametrize('name', BACKBONES)
+@pytest.mark.parametrize('name', short(BACKBONES))
 def test_features_have_the_shapes_of_the_backbones_at_every_cut(name):
     cfg, scope = BACKBONES[name]
     backbone = build(wrapped(cfg, 5), 0, scope).train()

@@ -10,7 +10,7 @@ import pytest
 from man_mm.analysis.measure import POINTS
 from man_mm.analysis.memory import KINDS
 
-from ..helpers.detection import retinanet
+from ..helpers.detection import tiny_retinanet
 from ..helpers.steps import step_config
 
 PLOT = 'benchmarks/pictures/plot_memory.py'
@@ -44,7 +44,7 @@ def figure(monkeypatch):
 
 def test_a_picture_is_drawn_of_what_was_measured(run, tmp_path):
     for name, num_modules in (('bp', None), ('man', 3)):
-        step_config(retinanet(num_modules)).dump(tmp_path / f'{name}.py')
+        step_config(tiny_retinanet(num_modules)).dump(tmp_path / f'{name}.py')
     run('tools/analysis_tools/measure.py', 'bp.py', 'man.py', '--estimate', '--size', 64, '--json', 'out/rows.json')
     run(PLOT, 'out/rows.json', 'new/memory.png')
     height, width = cv2.imread(str(tmp_path / 'new/memory.png')).shape[:2]

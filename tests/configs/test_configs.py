@@ -31,10 +31,18 @@ WITH_OWN_TWIN = [
 
 
 def first_of_each_kind(names):
-    """The config with the fewest modules of each model and rule, whatever its depth, scale and data set."""
+    """The config with the fewest modules and layers of each model and rule, whatever its scale and data set.
+
+    Mixed precision and recomputed heads are left out of the step, so they make no kind.
+    """
     kinds = {}
-    for name in sorted(names, key=lambda name: (int((re.findall(r'_k(\d+)_', name) or ['0'])[0]), name)):
-        model_and_rule = re.sub(r'_k\d+|_(?!in1k)[^_]+$', '', Path(name).stem)  # ImageNet has other models
+
+    def size(name):
+        depth, num_modules = (int((re.findall(pattern, name) or ['0'])[0]) for pattern in (r'\d+', r'_k(\d+)_'))
+        return num_modules, depth, name
+
+    for name in sorted(names, key=size):
+        model_and_rule = re.sub(r'_k\d+|-amp|-ckptall|_(?!in1k)[^_]+$', '', Path(name).stem)  # ImageNet: other models
         kinds.setdefault(re.sub(r'\d+', '', model_and_rule), name)
     return set(kinds.values())
 
@@ -51,7 +59,8 @@ WHOLE = ('DETR', 'DeformableDETR')
 DATA = dict(num_classes=10, mean=100.0, std=60.0, lr=0.001)
 """What configs of other data sets may say otherwise."""
 UNITS = {'man_mm.CIFARResNet': 7, 'VisionTransformer': 5, 'ResNet': 9}
-"""The most modules; a ResNet-50, which has 17 units, is cut as often as the ResNet-18 that is tested for ResNet-34."""
+MOST = 5
+"""Modules, but where cuts are named or modules of a stage share: then as many as the net that is tested has units."""
 
 
 def narrow(cfg, width=WIDTH, name=''):
@@ -80,7 +89,7 @@ def narrow(cfg, width=WIDTH, name=''):
         small.update(num_queries=10, encoder={**small['encoder'], 'num_layers': 1})
         small['decoder'] = {**small['decoder'], 'num_layers': 2}
     if small.get('type') == 'SwinIRNet':
-        small.update(embed_dim=12, depths=[2] * 6, num_heads=[2] * 6, img_size=16)
+        small.update(embed_dim=12, depths=[2] * 4, num_heads=[2] * 4, img_size=16)
     if small.get('type') == 'SwinTransformer':
         small.update(embed_dims=cfg['embed_dims'] // width, num_heads=[1, 2, 4, 8])
     if small.get('type') == 'VisionTransformer':
@@ -88,6 +97,8 @@ def narrow(cfg, width=WIDTH, name=''):
         small.update(img_size=SIZE, patch_size=8)
     if small.get('type') == 'man_mm.LocalBackbone':
         units = UNITS.get(cfg['backbone']['type'], cfg['num_modules'])
+        if not isinstance(cfg.get('partition'), list) and cfg.get('share', 'none') == 'none':
+            units = min(units, MOST)
         small.update(probe_size=(SIZE, SIZE), num_modules=min(cfg['num_modules'], units))
         if isinstance(cfg.get('partition'), list):  # of the blocks that are left
             small['partition'] = [name for name in cfg['partition'] if name[-2:] not in ('.2', '.3', '.4')]
@@ -136,6 +147,8 @@ def small_config(cfg):
     wrapper['type'] = wrapper.get('type', 'OptimWrapper').replace('Amp', '')  # mixed precision needs a GPU
     wrapper['optimizer'].pop('_scope_', None)
     small = dict(default_scope=cfg.default_scope, model=narrow(cfg.model.to_dict(), width), custom_hooks=hooks)
+    if cfg.model.type in WHOLE and hooks:
+        small['model']['backbone']['num_modules'] = 2  # they take seconds
     if cfg.get('data_preprocessor') is not None:
         small['data_preprocessor'] = narrow(cfg.data_preprocessor.to_dict())
     return Config({**small, 'optim_wrapper': narrow(wrapper)})

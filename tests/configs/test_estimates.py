@@ -11,11 +11,10 @@ from man_mm.readout.proposals import given_proposals
 from .test_configs import CONFIGS, batch_for, load, narrow, width_of, wrapped
 
 REPRESENTATIVE = (
-    'bp/retinanet_r50_bp-ckptall_coco.py',
     'infopro/resnet32_infopro_k4_cifar10.py',
     'man/edsr_x4_manlean_k16_photos.py',
-    'man/retinanet_r50_manlean_k4_coco.py',
-    'man/yolov1_r50_man_k4_cutpaste.py',
+    'man/retinanet_r34_manlean_k4_coco.py',
+    'man/yolov1_r34_man_k17_coco.py',
 )
 """A config of each task. The others take half an hour; tests/analysis/test_estimate.py has every rule and lever,
 and detectors of two stages."""

@@ -152,7 +152,18 @@ def load(name):
     return Config.fromfile(ROOT / name)
 
 
-@pytest.mark.parametrize('words', [p for p in COMMANDS if os.path.basename(p.values[0][1]) in OUTPUTS])
+def first_of_each_tool(params):
+    """Commands of which all but the first of each tool are long."""
+    scripts = [param.values[0][1] for param in params]
+    for i, param in enumerate(params):
+        is_first = scripts.index(scripts[i]) == i
+        yield param if is_first else pytest.param(*param.values, id=param.id, marks=pytest.mark.long)
+
+
+DRAWING = [p for p in COMMANDS if os.path.basename(p.values[0][1]) in OUTPUTS]
+
+
+@pytest.mark.parametrize('words', first_of_each_tool(DRAWING))
 def test_command_that_draws_or_converts_does_it(words, tool, workplace):
     args = tool(*words[1:], to_the_end=True)
     assert (workplace / getattr(args, OUTPUTS[os.path.basename(words[1])])).stat().st_size > 500

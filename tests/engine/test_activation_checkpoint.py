@@ -82,8 +82,8 @@ def memory_of_plain(num_modules):
     ('num_modules', 'functions', 'kept_fraction', 'peak_fraction'),
     [
         (None, BP[:1], 0.99, 1),
-        (None, BP[1:2], 0.7, 0.985),
         (None, BP[2:], 0.99, 0.99),
+        pytest.param(None, BP[1:2], 0.7, 0.985, marks=pytest.mark.long),
         *(pytest.param(4, *rest, marks=pytest.mark.long) for rest in ((BP[:1], 0.99, 1), (BP[2:], 0.99, 0.99))),
         (4, BP[1:2], 0.7, 0.985),
         (4, [*BP, '*layer?.?'], 0.5, 0.9),

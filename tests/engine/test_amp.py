@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures('mixed_precision')
 CLOSE = dict(rtol=1e-5, atol=1e-8)  # the scale is a power of two
 SCALE = dict(init_scale=2.0**10, growth_interval=1000)
 UNSCALED = dict(enabled=False)
+CLIP = dict(clip_grad=dict(max_norm=0.5))
 PRECISIONS = {'float16': SCALE, 'bfloat16': UNSCALED}
 SLIM = dict(type='man_mm.SlimSLM', channels=8)
 PAIRS = dict(labels=[0, 0, 1, 1, 2, 2, 3, 3])
@@ -58,8 +59,7 @@ def amp_trainer(num_modules=4, **options):
     return trainer(num_modules, wrapper=LocalAmpOptimWrapper, loss_scale=dict(SCALE), dtype='bfloat16', **options)
 
 
-@pytest.mark.parametrize('options', [{}, dict(clip_grad=dict(max_norm=0.5))], ids=['plain', 'clip'])
-@pytest.mark.parametrize('num_modules', [1, 2, 4])
+@pytest.mark.parametrize(('num_modules', 'options'), [(1, CLIP), (2, CLIP), (4, {}), (4, CLIP)], ids=str)
 def test_gradients_are_the_unscaled_ones_when_they_reach_the_optimizer(num_modules, options):
     run = amp_trainer(num_modules=num_modules, **options)
     run.step()

@@ -18,6 +18,12 @@ CLOSE = dict(rtol=1e-4, atol=1e-6)
 every_way = pytest.mark.parametrize('way', ddp_ranks.WRAPPERS)
 
 
+def ways_of(*names):
+    """Scenarios, each with the ways of reducing that take it."""
+    pairs = [(way, name) for way in ddp_ranks.WRAPPERS for name in names if ddp_ranks.takes(name, way)]
+    return pytest.mark.parametrize(('way', 'name'), pairs)
+
+
 @pytest.fixture(scope='session')
 def ranks(tmp_path_factory):
     """Results of all scenarios, from both ranks."""
@@ -46,19 +52,29 @@ def gradients_of_a_rule(name):
 
 
 @cache
+def gradients_of_the_large_batch():
+    run = detector(ddp=None)
+    run.step(batch(4))
+    return run.gradients
+
+
+@cache
+def mixed_gradients_of_one_process():
+    return ddp_ranks.mixed_gradients(None, batch(2))
+
+
+@cache
 def weights_of_one_process(name):
     return after_steps(detector(ddp=None, **{**ddp_ranks.STEPS, **ddp_ranks.EAGER}[name]), 0, 2)
 
 
-@every_way
-@pytest.mark.parametrize('name', ddp_ranks.GRADIENTS)
+@ways_of(*ddp_ranks.GRADIENTS)
 def test_gradients_are_those_of_one_process_with_the_double_batch(ranks, way, name):
     for result in ranks:
         assert_equal(result[way][name], gradients_of_one_process(name), **CLOSE)
 
 
-@every_way
-@pytest.mark.parametrize('name', ddp_ranks.RULES)
+@ways_of(*ddp_ranks.RULES)
 def test_gradients_of_every_rule_are_those_of_one_process_with_the_double_batch(ranks, way, name):
     for result in ranks:
         assert_equal(result[way][name], gradients_of_a_rule(name), **CLOSE)
@@ -66,33 +82,30 @@ def test_gradients_of_every_rule_are_those_of_one_process_with_the_double_batch(
 
 @every_way
 def test_accumulation_over_two_processes_equals_the_large_batch(ranks, way):
-    run = detector(ddp=None)
-    run.step(batch(4))
     for result in ranks:
-        assert_equal(result[way]['accumulated'], run.gradients, **CLOSE)
+        assert_equal(result[way]['accumulated'], gradients_of_the_large_batch(), **CLOSE)
 
 
-@every_way
-def test_images_of_unequal_sizes_on_the_ranks_give_the_mean_of_their_gradients(ranks, way):
+@ways_of('sizes')
+def test_images_of_unequal_sizes_on_the_ranks_give_the_mean_of_their_gradients(ranks, way, name):
     gradients = []
     for rank, size in enumerate(ddp_ranks.SIZES):
         run = detector(ddp=None)
         run.step(batch(1, first=rank, size=size))
         gradients.append(run.gradients)
     for result in ranks:
-        assert_equal(result[way]['sizes'], mean(*gradients), **CLOSE)
+        assert_equal(result[way][name], mean(*gradients), **CLOSE)
 
 
-@every_way
-def test_norms_over_all_processes_give_the_gradients_of_one_process_with_the_double_batch(ranks, way):
+@ways_of('synchronised norms')
+def test_norms_over_all_processes_give_the_gradients_of_one_process_with_the_double_batch(ranks, way, name):
     run = ddp_ranks.synchronised(ddp=None)
     run.step(batch(2))
     for result in ranks:
-        assert_equal(result[way]['synchronised norms'], run.gradients, rtol=1e-3, atol=1e-6)
+        assert_equal(result[way][name], run.gradients, rtol=1e-3, atol=1e-6)
 
 
-@every_way
-@pytest.mark.parametrize('name', ddp_ranks.STEPS)
+@ways_of(*ddp_ranks.STEPS)
 def test_weights_stay_equal_over_steps(ranks, way, name):
     assert_equal(ranks[0][way][name], ranks[1][way][name])
     assert_equal(ranks[0][way][name], weights_of_one_process(name), **CLOSE)
@@ -112,7 +125,7 @@ def test_eager_steps_by_module_hold_the_gradients_of_one_module_at_a_time(ranks)
 
 @every_way
 def test_mixed_precision_gives_the_gradients_of_one_process_to_its_rounding(ranks, way):
-    expected = ddp_ranks.mixed_gradients(None, batch(2))
+    expected = mixed_gradients_of_one_process()
     assert_equal(ranks[0][way]['mixed'], ranks[1][way]['mixed'])
     for name, gradient in ranks[0][way]['mixed'].items():
         assert (gradient - expected[name]).norm() <= 0.03 * expected[name].norm() + 1e-6, name

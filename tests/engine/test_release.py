@@ -36,8 +36,7 @@ def watched_step(num_modules, before=None, after=None, **backbone):
     return saved, run.gradients
 
 
-@pytest.mark.parametrize('num_modules', [2, 4, 9])
-@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize(('num_modules', 'with_cp'), [(2, False), (4, True), (9, False), (9, True)])
 def test_nothing_saved_for_backward_survives_a_local_backward(num_modules, with_cp):
     alive = []
     saved, _ = watched_step(num_modules, after=lambda saved, module: alive.append(saved.nbytes), with_cp=with_cp)
@@ -51,7 +50,7 @@ def test_the_peak_of_saved_bytes_falls_with_the_number_of_modules():
     assert peaks[-1] < 0.8 * peaks[0]
 
 
-@pytest.mark.parametrize('num_modules', [1, 2, 4, 9])
+@pytest.mark.parametrize('num_modules', [1, 4])
 def test_checkpointing_inside_modules_saves_bytes_and_changes_no_gradient(num_modules):
     plain, expected = watched_step(num_modules)
     checkpointed, got = watched_step(num_modules, with_cp=True)
@@ -68,7 +67,7 @@ def test_checkpointing_acts_in_every_module_even_where_a_module_is_one_block():
     assert all(ours < theirs for ours, theirs in zip(checkpointed, plain, strict=True))
 
 
-@pytest.mark.parametrize('num_modules', [2, 4, 9])
+@pytest.mark.parametrize('num_modules', [2, 9])
 def test_no_tensor_with_a_graph_outlives_its_module(num_modules):
     model, outputs, alive = narrow(num_modules), [], []
 

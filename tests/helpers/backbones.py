@@ -1,5 +1,6 @@
 """Tiny backbones of every family and option, with the scope to build each in."""
 
+import pytest
 import torch
 
 from .detection import RESNET
@@ -12,20 +13,22 @@ MAPS = dict(type='mmpretrain.ConvNeXt', gap_before_final_norm=False, out_indices
 HEADS = dict(depths=(2, 1, 2, 1), num_heads=(1, 2, 2, 4))
 SWIN = dict(type='SwinTransformer', embed_dims=8, window_size=2, drop_path_rate=0.0, **HEADS)
 PRETRAIN_SWIN = dict(type='SwinTransformer', arch=dict(embed_dims=8, **HEADS), window_size=2, drop_path_rate=0.0)
-CONTEXT = dict(cfg=dict(type='ContextBlock', ratio=0.25), stages=(False, True, True, False), position='after_conv3')
-DCN = dict(dcn=dict(type='DCNv2', deform_groups=1), stage_with_dcn=(False, True, True, True))
+DEEP = dict(depth=50, num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1), **NARROW)
+"""Two stages, of seven blocks; all four have sixteen."""
+CONTEXT = dict(cfg=dict(type='ContextBlock', ratio=0.25), stages=(False, True), position='after_conv3')
+DCN = dict(dcn=dict(type='DCNv2', deform_groups=1), stage_with_dcn=(False, True))
 MMDET = {
     'resnet18': RESNET,
     'resnet50': dict(type='ResNet', depth=50, **NARROW),
-    'caffe': dict(type='ResNet', depth=50, style='caffe', **NARROW),
-    'resnetv1d': dict(type='ResNetV1d', depth=50, stem_channels=16, **NARROW),
-    'resnext': dict(type='ResNeXt', depth=50, groups=2, base_width=4, **NARROW),
-    'res2net': dict(type='Res2Net', depth=50, scales=2, base_width=13, base_channels=16, norm_cfg=dict(type='BN')),
-    'resnest': dict(type='ResNeSt', depth=50, stem_channels=16, radix=2, reduction_factor=4, **NARROW),
+    'caffe': dict(type='ResNet', style='caffe', **DEEP),
+    'resnetv1d': dict(type='ResNetV1d', stem_channels=16, **DEEP),
+    'resnext': dict(type='ResNeXt', groups=2, base_width=4, **DEEP),
+    'res2net': dict(DEEP, type='Res2Net', scales=2, base_width=13, base_channels=16),
+    'resnest': dict(type='ResNeSt', stem_channels=16, radix=2, reduction_factor=4, **DEEP),
     'deep_stem': {**RESNET, 'deep_stem': True, 'stem_channels': 16},
     'avg_down': {**RESNET, 'avg_down': True},
-    'plugins': dict(type='ResNet', depth=50, plugins=[CONTEXT], **NARROW),
-    'dcn': dict(type='ResNet', depth=50, **DCN, **NARROW),
+    'plugins': dict(type='ResNet', plugins=[CONTEXT], **DEEP),
+    'dcn': dict(type='ResNet', **DCN, **DEEP),
     'with_cp': {**RESNET, 'with_cp': True},
     'frozen_stages': {**RESNET, 'frozen_stages': 1},
     'norm_train': {**RESNET, 'norm_eval': False},
@@ -39,11 +42,12 @@ MMDET = {
     'mobilenet': MOBILENET,
     'mobilenet_frozen': {**MOBILENET, 'frozen_stages': 1, 'out_indices': (2, 4, 6), 'norm_eval': True},
 }
+PRETRAIN_DEEP = dict(depth=50, num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,), base_channels=8)
 PRETRAIN = {
     'pretrain_resnet18': dict(type='ResNet', depth=18, stem_channels=8, base_channels=8, norm_cfg=dict(type='BN')),
     'pretrain_resnet50': dict(type='ResNet', depth=50, out_indices=(0, 1, 2, 3), stem_channels=8, base_channels=8),
-    'pretrain_v1d': dict(type='ResNetV1d', depth=50, stem_channels=16, base_channels=8),
-    'pretrain_se': dict(type='SEResNet', depth=50, se_ratio=4, stem_channels=8, base_channels=8),
+    'pretrain_v1d': dict(type='ResNetV1d', stem_channels=16, **PRETRAIN_DEEP),
+    'pretrain_se': dict(type='SEResNet', se_ratio=4, stem_channels=8, **PRETRAIN_DEEP),
     'pretrain_cifar': dict(type='ResNet_CIFAR', depth=18, stem_channels=8, base_channels=8),
     'cifar': dict(type='man_mm.CIFARResNet', depth=14, base_channels=4),
     'pretrain_regnet': REGNET,
@@ -68,6 +72,36 @@ PRETRAIN_NORMED = {
 def scoped(mmdet, mmpretrain):
     """Configs with the scope to build each in."""
     return {**{k: (v, 'mmdet') for k, v in mmdet.items()}, **{k: (v, 'mmpretrain') for k, v in mmpretrain.items()}}
+
+
+COVERED = {
+    'caffe',
+    'resnext',
+    'deep_stem',
+    'avg_down',
+    'with_cp',
+    'norm_train',
+    'some_outputs',
+    'dilated',
+    'regnet',
+    'mobilenet_frozen',
+    'pretrain_v1d',
+    'pretrain_se',
+    'pretrain_resnet50',
+    'pretrain_regnet',
+    'pretrain_mobilenet',
+    'convnext',
+    'swin',
+    'swin_positions',
+    'pretrain_convnext_pooled',
+    'pretrain_swin',
+}
+"""Variants of which every part is in another one of the same layers. What units make is compared for them too."""
+
+
+def short(names):
+    """Names to parametrize by; what is covered by another variant is long."""
+    return [pytest.param(name, marks=pytest.mark.long) if name in COVERED else name for name in names]
 
 
 BACKBONES = scoped(MMDET, PRETRAIN)

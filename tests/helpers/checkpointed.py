@@ -10,7 +10,7 @@ from man_mm.engine import ActivationCheckpointHook, FeatureBankHook, LocalOptimW
 from .detection import batch, build, retinanet
 from .training import SavedTensors
 
-LEVELS = 5
+LEVELS = 4
 PRIVATE = dict(head='private')
 BP = ['neck', '*bbox_head.forward_single', '*bbox_head.loss_by_feat_single']
 

@@ -67,6 +67,7 @@ def list_no_weights() -> None:
     """
     MMLogger.get_instance('mmengine', log_level='WARNING')
     base_module.update_init_info = weight_init.update_init_info = lambda module, init_info: None
+    base_module.BaseModule._params_init_info = {}  # where a module has one, it leaves the list to the model around it
 
 
 def drop_debugging() -> None:

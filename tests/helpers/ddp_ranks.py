@@ -15,7 +15,7 @@ from man_mm.engine import LocalAmpOptimWrapper, LocalDistributedDataParallel
 
 from .classification import batch as labelled
 from .classification import classifier, make
-from .detection import batch, build, retinanet
+from .detection import batch, build, small_retinanet
 from .precision import mixed_precision_for_tests
 from .training import SpyWrapper, Trainer
 
@@ -36,7 +36,7 @@ GRADIENTS = {
     'private, per module clip': dict(auxiliary=dict(head='private'), clip_grad=dict(max_norm=0.05, per_module=True)),
     'shared neck, mean': dict(auxiliary=dict(neck='shared', shared_head_grad='mean')),
     'last': dict(num_modules=2, auxiliary=dict(shared_head_grad='last')),
-    'every unit': dict(num_modules=9),
+    'every unit': dict(num_modules=7),
     'back-propagation': dict(num_modules=1),
     'shared auxiliaries': SHARED,
 }
@@ -52,14 +52,31 @@ EAGER = {
 }
 RULES = ('man', 'dgl', 'infopro', 'auglocal')
 """Those whose loss is a mean over images; PredSim's and the contrastive one compare the images of a batch."""
+ONE_WAY = {
+    'shared neck, mean': 'by module',
+    'last': 'by module',
+    'every unit': 'by module',
+    'followers': 'by module',
+    'dgl': 'by module',
+    'infopro': 'at the end',
+    'auglocal': 'by module',
+    'sizes': 'by module',
+    'synchronised norms': 'by module',
+}
+"""Scenarios that gradients are reduced in one way in; all others are for both."""
 REFUSED = {'plain': {}, 'static_graph': dict(find_unused_parameters=True, static_graph=True)}
 SIZES = (64, 96)
 """Of the images of the two ranks, in px."""
 
 
+def takes(name, way):
+    """Whether a scenario is for a way of reducing gradients."""
+    return ONE_WAY.get(name, way) == way
+
+
 def detector(num_modules=3, auxiliary=None, model_options=None, ddp=WRAPPERS['at the end'], seed=0, **options):
     """A Trainer of the tiny RetinaNet; `ddp=None` is a single process."""
-    model = build(retinanet(num_modules, auxiliary=auxiliary, **(model_options or {})), seed)
+    model = build(small_retinanet(num_modules, auxiliary=auxiliary, **(model_options or {})), seed)
     return Trainer(ddp(model) if ddp else model, **options)
 
 
@@ -140,29 +157,34 @@ def train_without_checks(ddp):
         feature_bank_hook._check_wrapper = check
 
 
-def scenarios(rank, ddp):
-    """Results of all scenarios that both ways of reducing take, by name."""
-    results = {}
+def scenarios(rank, way):
+    """Results of all scenarios that a way of reducing takes, by name."""
+    ddp, results = WRAPPERS[way], {}
     for name, options in GRADIENTS.items():
-        run = detector(ddp=ddp, seed=rank, **options)  # DDP starts every rank from the weights of the first one
-        run.step(batch(1, first=rank))
-        results[name] = run.gradients
+        if takes(name, way):
+            run = detector(ddp=ddp, seed=rank, **options)  # DDP starts every rank from the weights of the first one
+            run.step(batch(1, first=rank))
+            results[name] = run.gradients
     for name in RULES:
-        run = rule(name, ddp)
-        run.step(labelled(2, seed=rank))
-        results[name] = run.gradients
+        if takes(name, way):
+            run = rule(name, ddp)
+            run.step(labelled(2, seed=rank))
+            results[name] = run.gradients
     run = detector(ddp=ddp, accumulative_counts=2)
     run.step(batch(1, first=2 * rank), batch(1, first=2 * rank + 1))
     results['accumulated'] = run.gradients
-    run = detector(ddp=ddp)
-    run.step(batch(1, first=rank, size=SIZES[rank]))
-    results['sizes'] = run.gradients
+    if takes('sizes', way):
+        run = detector(ddp=ddp)
+        run.step(batch(1, first=rank, size=SIZES[rank]))
+        results['sizes'] = run.gradients
     for name, options in STEPS.items():
-        results[name] = after_steps(detector(ddp=ddp, **options), rank, 1)
+        if takes(name, way):
+            results[name] = after_steps(detector(ddp=ddp, **options), rank, 1)
     results['mixed'] = mixed_gradients(ddp, batch(1, first=rank))
-    run = synchronised(ddp)
-    run.step(batch(1, first=rank))
-    results['synchronised norms'] = run.gradients
+    if takes('synchronised norms', way):
+        run = synchronised(ddp)
+        run.step(batch(1, first=rank))
+        results['synchronised norms'] = run.gradients
     return results
 
 
@@ -170,7 +192,7 @@ def run(rank, port, folder):
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(WORLD))
     torch.set_num_threads(1)
     dist.init_process_group('gloo', rank=rank, world_size=WORLD)
-    results = {way: scenarios(rank, ddp) for way, ddp in WRAPPERS.items()}
+    results = {way: scenarios(rank, way) for way in WRAPPERS}
     for name, options in EAGER.items():
         trainer = detector(ddp=LocalDistributedDataParallel, eager_step=True, **options)
         results[name] = after_steps(trainer, rank, 1)

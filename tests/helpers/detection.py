@@ -15,7 +15,7 @@ BOXES = ((4.0, 6.0, 28.0, 40.0), (20.0, 10.0, 60.0, 50.0), (30.0, 34.0, 44.0, 52
 PREPROCESSOR = dict(type='DetDataPreprocessor', mean=[120.0] * 3, std=[60.0] * 3, pad_size_divisor=32)
 RESNET = dict(type='ResNet', depth=18, base_channels=8, norm_cfg=dict(type='BN'), norm_eval=True, style='pytorch')
 FPN = dict(
-    type='FPN', in_channels=[8, 16, 32, 64], out_channels=8, start_level=1, add_extra_convs='on_input', num_outs=5
+    type='FPN', in_channels=[8, 16, 32, 64], out_channels=8, start_level=1, add_extra_convs='on_input', num_outs=4
 )
 RETINA_HEAD = dict(
     type='RetinaHead',
@@ -28,7 +28,7 @@ RETINA_HEAD = dict(
         octave_base_scale=4,
         scales_per_octave=1,
         ratios=[1.0],
-        strides=[8, 16, 32, 64, 128],
+        strides=[8, 16, 32, 64],
     ),
     bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
     loss_cls=dict(type='FocalLoss', use_sigmoid=True),
@@ -84,6 +84,19 @@ def small_retinanet(num_modules, backbone=None, auxiliary=None, **options):
     """A RetinaNet of three stages, seven units and three levels."""
     model = retinanet(num_modules, {**STAGES, **(backbone or {})}, {'neck': SMALL_FPN, **(auxiliary or {})}, **options)
     return {**model, 'neck': SMALL_FPN, 'bbox_head': SMALL_HEAD}
+
+
+TINY_STAGES = dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1))
+TINY_FPN = dict(type='FPN', in_channels=[8, 16], out_channels=8, num_outs=2)
+TINY_HEAD = {**RETINA_HEAD, 'anchor_generator': {**RETINA_HEAD['anchor_generator'], 'strides': [4, 8]}}
+
+
+def tiny_retinanet(num_modules, backbone=None, auxiliary=None, **options):
+    """A RetinaNet of two stages, five units and two levels, for which the neck reads both stages."""
+    model = retinanet(
+        num_modules, {**TINY_STAGES, **(backbone or {})}, {'neck': TINY_FPN, **(auxiliary or {})}, **options
+    )
+    return {**model, 'neck': TINY_FPN, 'bbox_head': TINY_HEAD}
 
 
 def images(num=2, size=64, seed=0):

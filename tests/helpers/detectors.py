@@ -1,8 +1,8 @@
-"""Tiny detectors of every kind: single-stage, two-stage, DETR-style."""
+"""Tiny detectors of every kind: single-stage and DETR-style, of three stages, and two-stage."""
 
 import copy
 
-from .detection import ASSIGNER, CLASSES, FPN, PREPROCESSOR, RESNET, retinanet
+from .detection import ASSIGNER, CLASSES, PREPROCESSOR, RESNET, SMALL_FPN, STAGES, retinanet
 
 PLAIN_SAMPLER = dict(type='RandomSampler', num=16, pos_fraction=0.5, neg_pos_ub=-1, add_gt_as_proposals=False)
 NMS = dict(type='nms', iou_threshold=0.7)
@@ -10,7 +10,7 @@ ANCHORS = dict(type='AnchorGenerator', scales=[4], ratios=[0.5, 1.0], strides=[4
 CODER = dict(type='DeltaXYWHBBoxCoder')
 CE, L1 = dict(type='CrossEntropyLoss', use_sigmoid=True), dict(type='L1Loss')
 
-FCOS_NECK = {**FPN, 'add_extra_convs': 'on_output', 'relu_before_extra_convs': True}
+FCOS_NECK = {**SMALL_FPN, 'add_extra_convs': 'on_output', 'relu_before_extra_convs': True}
 FCOS = dict(
     type='FCOS',
     neck=FCOS_NECK,
@@ -20,7 +20,8 @@ FCOS = dict(
         in_channels=8,
         feat_channels=8,
         stacked_convs=1,
-        strides=[8, 16, 32, 64, 128],
+        strides=[8, 16, 32],
+        regress_ranges=((-1, 32), (32, 64), (64, 1e8)),
         norm_cfg=dict(type='GN', num_groups=2),
     ),
 )
@@ -28,6 +29,7 @@ RPN_CFG = dict(assigner=ASSIGNER, sampler=PLAIN_SAMPLER, allowed_border=-1, pos_
 RCNN_CFG = dict(assigner=ASSIGNER, sampler={**PLAIN_SAMPLER, 'add_gt_as_proposals': True}, pos_weight=-1, debug=False)
 FASTER_RCNN = dict(
     type='FasterRCNN',
+    backbone=dict(num_stages=4, strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1), out_indices=(0, 1, 2, 3)),
     neck=dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=8, num_outs=5),
     rpn_head=dict(
         type='RPNHead',
@@ -83,8 +85,8 @@ DETR_MATCHER = dict(
 DETR = dict(
     type='DETR',
     num_queries=5,
-    backbone=dict(out_indices=(3,)),
-    neck=dict(type='ChannelMapper', in_channels=[64], kernel_size=1, out_channels=16, act_cfg=None, num_outs=1),
+    backbone=dict(out_indices=(2,)),
+    neck=dict(type='ChannelMapper', in_channels=[32], kernel_size=1, out_channels=16, act_cfg=None, num_outs=1),
     encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=SELF, ffn_cfg=FFN)),
     decoder=dict(
         num_layers=2, layer_cfg=dict(self_attn_cfg=SELF, cross_attn_cfg=SELF, ffn_cfg=FFN), return_intermediate=True
@@ -104,16 +106,16 @@ DETR = dict(
 DEFORMABLE = dict(
     type='DeformableDETR',
     num_queries=5,
-    num_feature_levels=3,
+    num_feature_levels=2,
     with_box_refine=False,
     as_two_stage=False,
-    backbone=dict(out_indices=(1, 2, 3)),
-    neck=dict(type='ChannelMapper', in_channels=[16, 32, 64], kernel_size=1, out_channels=16, act_cfg=None, num_outs=3),
-    encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=attention(batch_first=True, num_levels=3), ffn_cfg=FFN)),
+    backbone=dict(out_indices=(1, 2)),
+    neck=dict(type='ChannelMapper', in_channels=[16, 32], kernel_size=1, out_channels=16, act_cfg=None, num_outs=2),
+    encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=attention(batch_first=True, num_levels=2), ffn_cfg=FFN)),
     decoder=dict(
         num_layers=1,
         return_intermediate=True,
-        layer_cfg=dict(self_attn_cfg=SELF, cross_attn_cfg=attention(batch_first=True, num_levels=3), ffn_cfg=FFN),
+        layer_cfg=dict(self_attn_cfg=SELF, cross_attn_cfg=attention(batch_first=True, num_levels=2), ffn_cfg=FFN),
         post_norm_cfg=None,
     ),
     positional_encoding=dict(num_feats=8, normalize=True, offset=-0.5),
@@ -139,7 +141,7 @@ def detector(name, num_modules=3, **auxiliary):
     if name == 'retinanet':
         return retinanet(num_modules, auxiliary=auxiliary)
     cfg = copy.deepcopy(DETECTORS[name])
-    net = {**RESNET, **cfg.get('backbone', {})}
+    net = {**RESNET, **STAGES, **cfg.get('backbone', {})}
     if num_modules is not None:
         slm = {'type': 'man_mm.SLM', 'neck': cfg['neck'], **auxiliary}
         net = dict(type='man_mm.LocalBackbone', backbone=net, num_modules=num_modules, auxiliary=slm)

@@ -15,7 +15,7 @@ from man_mm.runs.compat import prepare_cpu_processes
 
 from .classification import batch as labelled
 from .classification import classifier, make
-from .detection import batch, build, retinanet
+from .detection import batch, build, small_retinanet
 from .runs import run_config, runner
 from .training import Trainer, fake_runner
 
@@ -40,7 +40,7 @@ HUB = ('train/local_00/total', 'train/local_02/cls', 'train/loss', 'train/loss_b
 
 def detector(num_modules=4, auxiliary=None, trainer=None, split=None, in_flight=None, **options):
     """A Trainer of the tiny RetinaNet with private heads and running norms, and what the pipeline is told."""
-    cfg = retinanet(num_modules, backbone=NORMS, auxiliary={**PRIVATE, **(auxiliary or {})}, **options)
+    cfg = small_retinanet(num_modules, backbone=NORMS, auxiliary={**PRIVATE, **(auxiliary or {})}, **options)
     told = {key: value for key, value in dict(split=split, in_flight=in_flight).items() if value is not None}
     return build(cfg), dict(trainer or {}), told
 
@@ -103,7 +103,7 @@ def as_if_alone(rank):
 
 def config(data_root, work_dir, epochs, **options):
     """A run of the tiny detector, with a moving average."""
-    model = retinanet(4, backbone=NORMS, auxiliary=PRIVATE)
+    model = small_retinanet(4, backbone=NORMS, auxiliary=PRIVATE)
     cfg = run_config(data_root, work_dir, model, epochs, hooks=[dict(type='EMAHook')], **options)
     cfg['param_scheduler'][1]['end'] = 2  # MMEngine's default is the last epoch: a run of one would differ
     cfg['default_hooks']['checkpoint'] = dict(type='man_mm.SafeCheckpointHook', interval=1)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import cache
 
 import pytest
 import torch
@@ -33,10 +34,10 @@ DROPPING = {
 
 
 def detector(name, is_local=True):
-    """A RetinaNet on the backbone, cut behind every unit, with nothing shared; or the plain one."""
+    """A RetinaNet on the backbone, cut behind every unit up to eight, with nothing shared; or the plain one."""
     net, widths = DETECTED[name]
     neck = dict(FPN, in_channels=widths, start_level=0)
-    most = len(unroll(build(net)).units)
+    most = min(len(unroll(build(net)).units), 8)
     backbone = wrapped(net, most, neck=neck, head='private') if is_local else net
     return build(dict(retinanet(None), backbone=backbone, neck=neck))
 
@@ -66,10 +67,18 @@ def test_units_in_training_draw_the_random_numbers_of_the_forward_at_any_size(na
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
+@cache
+def stepped(name):
+    """The plain detector, and one with its weights after a step, for all tests that look at it."""
+    plain, ours = detector(name, is_local=False), detector(name)
+    ours.load_state_dict(plain.state_dict(), strict=False)
+    return plain, *with_loss_graphs(ours, batch())
+
+
 @pytest.mark.parametrize('name', DETECTED)
 def test_every_parameter_is_trained_by_the_loss_of_its_module_alone(name):
-    model = detector(name)
-    run, losses = with_loss_graphs(model, batch())
+    _, run, losses = stepped(name)
+    model = run.model
     assert set(run.gradients) == named(model, '')
     assert list(losses) == [*range(model.backbone.num_modules - 1), None]
     for module, (parameters, _) in losses.items():
@@ -82,9 +91,7 @@ def test_every_parameter_is_trained_by_the_loss_of_its_module_alone(name):
 
 @pytest.mark.parametrize('name', DETECTED)
 def test_the_main_loss_is_the_plain_detectors(name):
-    plain, ours = detector(name, is_local=False), detector(name)
-    ours.load_state_dict(plain.state_dict(), strict=False)
-    _, losses = with_loss_graphs(ours, batch())
+    plain, _, losses = stepped(name)
     plain.train()
     expected = plain.parse_losses(plain(**plain.data_preprocessor(batch(), True), mode='loss'))[0]
     assert torch.equal(losses[None][1], expected)

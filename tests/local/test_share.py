@@ -141,7 +141,6 @@ def test_sharing_that_acts_is_no_warning(warnings):
 
 
 TRAINED = {
-    'slm': (detector(num_modules=6, depth=34, **REST), batch()),
     'checkpointed': (detector(with_cp=True, **REST), batch()),
     'private head': (detector(head='private', **REST), batch()),
     'pyramid': (detector(**PYRAMID), batch()),

@@ -1,5 +1,7 @@
 """A backbone as units: their forward is the backbone's, and what cannot be unrolled is refused by name."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -10,11 +12,17 @@ from ..helpers.backbones import ALL
 from ..helpers.detection import RESNET, build, images
 
 
+@cache
+def unrolled(name):
+    """A backbone and its units, for all tests."""
+    net = build(ALL[name][0], 0, ALL[name][1])
+    return net, unroll(net)
+
+
 @pytest.mark.parametrize('name', ALL)
 def test_running_all_units_and_finishing_is_the_backbones_forward(name):
-    net = build(ALL[name][0], 0, ALL[name][1])
+    net, described = unrolled(name)
     net.eval()
-    described = unroll(net)
     x, taps = run_units(described.units, net, images())
     got = described.finish(net, x, taps)
     expected = net(images())
@@ -24,8 +32,8 @@ def test_running_all_units_and_finishing_is_the_backbones_forward(name):
 
 @pytest.mark.parametrize('name', ALL)
 def test_units_hold_every_layer_that_the_outputs_need_once(name):
-    net = build(ALL[name][0], 0, ALL[name][1])
-    described = unroll(net)
+    net, described = unrolled(name)
+    net.train()
     owned = [id(p) for unit in described.units for p in unit.parameters(net)]
     owned += [id(p) for path in described.tail for p in net.get_submodule(path).parameters()]
     assert len(owned) == len(set(owned))

@@ -318,7 +318,7 @@ def average_precision(model, data):
     return 100 * metric.evaluate(len(results)).get('coco/bbox_mAP_50', 0)  # none where nothing was found
 
 
-@pytest.mark.parametrize('num_modules', [None, 4])
+@pytest.mark.parametrize('num_modules', [pytest.param(None, marks=pytest.mark.long), 4])
 def test_it_learns_a_few_images_by_heart(num_modules):
     data = pictures()
     net = dict(base_channels=16, norm_eval=False)

@@ -135,11 +135,11 @@ def test_the_detached_head_copies_start_apart():
     [
         (
             dict(neck={**FPN, 'num_outs': 3}),
-            r'model\.bbox_head .* 5 levels, .*\[8, 16, 32, 64, 128\].* auxiliary\.neck',
+            r'model\.bbox_head .* 4 levels, .*\[8, 16, 32, 64\].* auxiliary\.neck',
         ),
         (
             dict(head=dict(bbox_head={**RETINA_HEAD, 'anchor_generator': {**ANCHORS, 'strides': [8, 16, 32]}})),
-            r'auxiliary\.head\.bbox_head has priors for 3 levels, .*\[8, 16, 32\] px, but auxiliary\.neck\.num_outs=5',
+            r'auxiliary\.head\.bbox_head has priors for 3 levels, .*\[8, 16, 32\] px, but auxiliary\.neck\.num_outs=4',
         ),
     ],
     ids=['neck', 'head'],
@@ -154,7 +154,7 @@ def test_maps_of_other_strides_than_the_priors_are_refused_before_a_step(neck):
     run = Trainer(build(detector('retinanet', neck=neck)))
     before = {key: value.clone() for key, value in run.model.state_dict().items()}
     with pytest.raises(
-        ValueError, match=r'model\.bbox_head has priors of strides .* \[8, 4, 2, 1, 1\] high, .*start_level'
+        ValueError, match=r'model\.bbox_head has priors of strides .* \[8, 4, 2, 1\] high, .*start_level'
     ):
         run.step()
     assert_equal(dict(run.model.state_dict()), before)

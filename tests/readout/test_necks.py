@@ -13,7 +13,7 @@ from ..helpers.training import Trainer, assert_equal, trainer
 pytestmark = pytest.mark.usefixtures('device')
 
 ALL = dict(FPN, start_level=0, add_extra_convs=False)
-HEAD = {**RETINA_HEAD, 'anchor_generator': {**RETINA_HEAD['anchor_generator'], 'strides': [4, 8, 16, 32, 64]}}
+HEAD = {**RETINA_HEAD, 'anchor_generator': {**RETINA_HEAD['anchor_generator'], 'strides': [4, 8, 16, 32]}}
 WHOLE = dict(neck=ALL, bbox_head=HEAD)
 RULES = {
     'slm': {},

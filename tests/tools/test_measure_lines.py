@@ -12,7 +12,7 @@ from man_mm.analysis.measure import POINTS
 from man_mm.analysis.memory import KINDS
 
 from ..helpers.classification import classifier
-from ..helpers.detection import retinanet, small_retinanet
+from ..helpers.detection import retinanet, tiny_retinanet
 from ..helpers.processes import ROOT, python
 from ..helpers.runs import make_coco, run_config, write_config
 from ..helpers.steps import step_config
@@ -34,16 +34,16 @@ TIME = {'step_s', 'step_s_range', 'step_ratio', 'predict_images_per_s'}
 def run(tmp_path, monkeypatch):
     """Run measure.py in `tmp_path`, where bp.py, man.py and others are configs; returns the JSON that it wrote."""
     configs = dict(
-        bp=step_config(small_retinanet(None)),
-        man=step_config(small_retinanet(3)),
+        bp=step_config(tiny_retinanet(None)),
+        man=step_config(tiny_retinanet(3)),
         cls=step_config(classifier('dgl'), 'mmpretrain'),
-        amp=step_config(small_retinanet(None), loss_scale='dynamic'),
+        amp=step_config(tiny_retinanet(None), loss_scale='dynamic'),
         other=step_config(retinanet(None), 'mmseg'),
     )
     configs['amp'].optim_wrapper.type = 'AmpOptimWrapper'
     for name, cfg in configs.items():
         cfg.dump(tmp_path / f'{name}.py')
-    data = run_config(make_coco(tmp_path / 'coco'), tmp_path / 'run', retinanet(3))
+    data = run_config(make_coco(tmp_path / 'coco'), tmp_path / 'run', tiny_retinanet(3))
     data['train_dataloader']['dataset']['pipeline'].insert(2, dict(type='Resize', scale=(64, 64)))
     write_config(data, tmp_path / 'data.py')
     monkeypatch.chdir(tmp_path)

@@ -9,24 +9,24 @@ from mmengine.runner import Runner
 
 from man_mm.analysis.planner import make_plan
 
-from ..helpers.detection import SMALL_FPN, SMALL_HEAD, small_retinanet
+from ..helpers.detection import TINY_FPN, TINY_HEAD, tiny_retinanet
 from ..helpers.processes import python
 from ..helpers.runs import make_coco, run_config, write_config
 
 SLIM = dict(
     type='man_mm.SlimSLM',
     channels=4,
-    neck={**SMALL_FPN, 'out_channels': 4},
-    head=dict(bbox_head={**SMALL_HEAD, 'in_channels': 4, 'feat_channels': 4}),
+    neck={**TINY_FPN, 'out_channels': 4},
+    head=dict(bbox_head={**TINY_HEAD, 'in_channels': 4, 'feat_channels': 4}),
 )
-FROZEN = dict(frozen_stages=1)  # four units train
+FROZEN = dict(frozen_stages=0)  # four units train
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """`planned.py`, a config whose memory is below what back-propagation needs, and its data."""
     root = tmp_path_factory.mktemp('plan')
-    model = small_retinanet(3, FROZEN, SLIM, probe_size=(256, 256))
+    model = tiny_retinanet(3, FROZEN, SLIM, probe_size=(256, 256))
     cfg = run_config(make_coco(root / 'data', num_images=2), root / 'run', model, epochs=1)
     cfg['log_level'] = 'INFO'
     bp = make_plan(Config(cfg), '1GiB').chosen.peak_bytes
