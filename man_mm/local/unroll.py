@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_flatten
 
 from ..versions import tree_leaves
-from .dry_run import image_channels, image_size, in_mode
+from .dry_run import copy_and_image, image_channels, image_size, in_mode
 from .tracing import SIZES, Size, units_by_trace
 from .units import Activation, Unrolled, run_units
 
@@ -107,8 +107,9 @@ def _refusal_of_images(backbone: nn.Module, sizes: Iterable[Size]) -> str | None
     said = None
     for size in sizes:
         try:
-            with _untouched(backbone, training=False):
-                backbone(next(backbone.parameters()).new_zeros(1, image_channels(backbone) or 3, *size))
+            own, image = copy_and_image(backbone, size, 'cpu')
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                own(image)
         except Exception as error:
             said = said or f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'
         else:
