@@ -13,6 +13,9 @@ import matplotlib.image
 import pytest
 import torch
 
+from man_mm.localizing import choose_keys
+from man_mm.runs.compat import read_config
+
 from ..helpers.commands import ROOT, blocks
 from ..helpers.processes import python, run
 
@@ -21,7 +24,8 @@ CONFIG, PREDICT, SMALL = (block.text for block in BLOCKS if block.language == 'p
 COMMANDS = [shlex.split(line) for block in BLOCKS if block.language == 'bash' for line in block.text.splitlines()]
 SHOWN = [line for block in BLOCKS if block.language == 'text' for line in block.text.splitlines()]
 PLAN = ROOT / 'docs/data/tutorial_plan.json'
-PLANNED = SHOWN[next(i for i, line in enumerate(SHOWN) if ' fits in ' in line)]
+PLANNED = next(line for line in SHOWN if ' fits in ' in line)
+CHOSEN = next(line for line in SHOWN if line.startswith('lean.py: '))
 
 SHRUNK = {
     'make_shapes.py': ('--num-train', 8, '--num-val', 3),
@@ -69,8 +73,14 @@ def walked(tmp_path_factory):
 
 def test_the_lines_that_the_page_shows_are_printed(walked):
     printed = {without_numbers(line).strip() for line in walked[1].splitlines()}
-    missing = [line for line in SHOWN if line != PLANNED]
-    assert [line for line in missing if not any(without_numbers(line) in said for said in printed)] == []
+    wanted = [line for line in SHOWN if line not in (PLANNED, CHOSEN)]
+    assert [line for line in wanted if not any(without_numbers(line) in said for said in printed)] == []
+
+
+def test_the_form_that_the_page_shows_is_chosen_at_full_width(tmp_path):
+    """The walk's heads are narrow already."""
+    (tmp_path / 'mask_rcnn.py').write_text(CONFIG)
+    assert f'lean.py: {choose_keys(read_config(str(tmp_path / "mask_rcnn.py")), 4, lean=True)}' == CHOSEN
 
 
 def test_a_resumed_training_goes_on_after_the_interrupted_one(walked):

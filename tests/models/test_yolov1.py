@@ -230,7 +230,7 @@ def test_a_wrong_argument_is_refused_by_name_and_value(wrong, message):
         (dict(fc_channels=16, grid_size=2), 64, 2),
         (dict(conv_strides=(), fc_channels=16, grid_size=2), 64, 2),
         (dict(conv_strides=(1, 2, 1, 1), grid_size=1), 16, 1),
-        (dict(in_channels=8, neck=FPN), 128, 1),
+        (dict(in_channels=8, neck=FPN), 64, 1),
     ],
 )
 def test_a_single_stage_detector_trains_and_predicts(options, size, grid):
