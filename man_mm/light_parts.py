@@ -29,11 +29,21 @@ def light_parts(model: Any) -> dict[str, Any] | None:
         return None
     if list(heads) == ['bbox_head']:
         light = dict(bbox_head=_dense_head(first))
-    elif sorted(heads) == ['roi_head', 'rpn_head'] and heads['roi_head'].get('type') in ROI_HEADS:
+    elif sorted(heads) == ['roi_head', 'rpn_head'] and _is_known(heads['roi_head'], width):
         light = dict(rpn_head=_dense_head(first), roi_head=_roi_head(heads['roi_head'], width))
     else:
         return None
     return dict(neck={**deepcopy(neck), 'out_channels': LIGHT}, head=light)
+
+
+def _is_known(roi_head: Any, width: int) -> bool:
+    """Whether all heads of a second stage say by `in_channels` that they read the neck."""
+    parts = [part for name in ('bbox_head', 'mask_head') for part in _list(roi_head.get(name))]
+    return roi_head.get('type') in ROI_HEADS and bool(parts) and all(p.get('in_channels') == width for p in parts)
+
+
+def _list(part: Any) -> list[Any]:
+    return list(part) if isinstance(part, (list, tuple)) else [] if part is None else [part]
 
 
 def _dense_head(head: Any) -> Any:

@@ -122,6 +122,10 @@ def test_lean_makes_both_stages_light():
     assert cfg.custom_hooks[-1].functions == ['rpn_head.forward_single', 'rpn_head.loss_by_feat_single']
 
 
+def test_heads_that_name_their_width_otherwise_are_not_made_light():
+    assert light_parts(read_config('mmdet::sabl/sabl-faster-rcnn_r50_fpn_1x_coco.py').model) is None
+
+
 def test_a_light_cascade_has_one_stage():
     model = read_config('mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py').model
     head = light_parts(model)['head']['roi_head']

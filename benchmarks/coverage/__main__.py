@@ -80,7 +80,7 @@ def tried(entry: dict[str, Any], num_modules: int, lean: bool) -> dict[str, Any]
     return found
 
 
-def table(results: dict[str, dict[str, Any]], counts: dict[str, dict[str, int]]) -> str:
+def table(results: dict[str, dict[str, Any]], looked_up: dict[str, dict[str, int]]) -> str:
     """The page of the documents."""
     outcomes = ['works', 'refused', 'crash', 'wrong', 'upstream fails', 'not trained', 'not finished']
     tried = f'Tried so far: {len(results)} of the {len(entries())} that are listed.'
@@ -99,7 +99,7 @@ def table(results: dict[str, dict[str, Any]], counts: dict[str, dict[str, int]])
     kinds = ['served', 'refused', 'unknown']
     lines += ['', (HERE / 'lookup.md').read_text().strip(), '', f'| | {" | ".join(kinds)} |', f'|---|{"---|" * 3}']
     lines += [
-        f'| {group} | {" | ".join(str(found.get(kind, 0)) for kind in kinds)} |' for group, found in counts.items()
+        f'| {group} | {" | ".join(str(found.get(kind, 0)) for kind in kinds)} |' for group, found in looked_up.items()
     ]
     lines += ['', '| config | backbone | host | outcome | why |', '|---|---|---|---|---|']
     for name, r in results.items():

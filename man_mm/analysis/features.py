@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..local import LocalBackbone, Unrolled, evaluating, unroll
 from ..local.names import BACKBONES
+from ..readout import holder_of
 
 __all__ = ['layer_features', 'pool', 'unit_names']
 
@@ -20,7 +21,8 @@ def pool(feature: Tensor) -> Tensor:
 
 def _backbone(model: nn.Module) -> tuple[nn.Module, Unrolled]:
     """The plain backbone of a model, and its description."""
-    found = next((getattr(model, name) for name in BACKBONES if hasattr(model, name)), None)
+    holder = holder_of(model)
+    found = next((getattr(holder, name) for name in BACKBONES if hasattr(holder, name)), None)
     if found is None:
         raise ValueError(f'{type(model).__name__} has none of {BACKBONES}: name the layers to look at.')
     if isinstance(found, LocalBackbone):

@@ -82,6 +82,11 @@ class FeatureBankHook(Hook):
         backbone = find_local_backbone(host)
         if backbone.num_modules == 1:
             return
+        if not any(p.requires_grad for p in backbone.parameters()):
+            raise ValueError(
+                f'{type(host).__name__} has frozen all of its LocalBackbone (freeze_detector=True?), so there is '
+                'nothing for local learning to train: num_modules=1 trains the rest by back-propagation.'
+            )
         if not isinstance(optim_wrapper, LocalOptimWrapper):
             raise ValueError(
                 f"optim_wrapper.type is {type(optim_wrapper).__name__}, but must be 'man_mm.LocalOptimWrapper' "

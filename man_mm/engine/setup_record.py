@@ -127,7 +127,10 @@ def check_fit(checkpoint: Mapping[str, Any], model: nn.Module, backbone: LocalBa
         'of another model.'
     )
     if not fitting:
-        raise ValueError(f'{message} Weights of a backbone alone belong into its init_cfg, not into load_from.')
+        raise ValueError(
+            f'{message} Weights of a part alone, a backbone or the detector in a tracker, belong into its init_cfg, '
+            'not into load_from.'
+        )
     print_log(f'{message} The rest keeps its initial weights.', logger='current', level=logging.WARNING)
 
 

@@ -246,7 +246,7 @@ def find_local_backbone(model: nn.Module) -> LocalBackbone:
     """
     found = [module for module in model.modules() if isinstance(module, LocalBackbone)]
     if len(found) > 1:  # copies that follow by momentum are frozen
-        found = [module for module in found if any(p.requires_grad for p in module.parameters())]
+        found = [module for module in found if any(p.requires_grad for p in module.parameters())] or found
     if len(found) != 1:
         raise ValueError(
             f'{type(model).__name__} has {len(found)} backbones of type man_mm.LocalBackbone, but local learning needs '

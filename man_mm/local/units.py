@@ -128,7 +128,11 @@ class Unrolled:
         """
         if num_parts == 1:
             return self.finish(net, x, taps)
-        assert isinstance(x, Tensor)
+        if not isinstance(x, Tensor):
+            raise ValueError(
+                f'tail_chunks={num_parts} cuts one tensor along the batch, but the last unit of '
+                f'{type(net).__name__} makes {len(x)}: leave it out.'
+            )
 
         def finish_part(part: Tensor, *part_of_taps: Tensor) -> Any:
             return self.finish(net, part, dict(zip(taps, part_of_taps, strict=True)))

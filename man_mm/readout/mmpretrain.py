@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..local import Auxiliary, image_channels
+from ..local.names import AUXILIARIES
 from .base import HostTask, Readout, register_readout, register_unserved
 from .joint_run import standing_in
 
@@ -70,7 +71,19 @@ class ClassifierReadout(Readout):
 
     @staticmethod
     def synthetic_target(cfg: Config, index: int, size: tuple[int, int], generator: torch.Generator) -> Any:
-        """See `Readout.synthetic_target`: one of two classes."""
+        """See `Readout.synthetic_target`: one of two classes.
+
+        Raises:
+            ValueError: If the model learns from several views of an image.
+        """
+        models = import_module('mmpretrain.models')
+        kind = cfg.model.type
+        cls = import_module('mmpretrain.registry').MODELS.get(kind) if isinstance(kind, str) else kind
+        if isinstance(cls, type) and issubclass(cls, models.BaseSelfSupervisor) and not issubclass(cls, models.MAE):
+            raise ValueError(
+                f'model.type={kind!r} learns from views of an image, of which no batch without data is '
+                'known: leave the size out to take one from the data set of the config.'
+            )
         return import_module('mmpretrain.structures').DataSample().set_gt_label(index % 2)
 
     def check_batch(self, inputs: Any, targets: Any) -> None:
@@ -118,8 +131,8 @@ class ViewsTask(SelfSupervisedTask):
 
     @staticmethod
     def images_of_calls(inputs: Any, targets: Any) -> list[Tensor]:
-        """See `HostTask.images_of_calls`."""
-        return list(inputs)
+        """See `HostTask.images_of_calls`: the first two views; upstream's losses read no more."""
+        return list(inputs[:2])
 
 
 @register_readout('mmpretrain.models.selfsup.simclr.SimCLR', 'mmpretrain.models.selfsup.mae.MAE')
@@ -160,6 +173,20 @@ class ViewsReadout(SelfSupervisedReadout):
 
     task_type = ViewsTask
 
+    def check_batch(self, inputs: Any, targets: Any) -> None:
+        """See `SelfSupervisedReadout.check_batch`; also whether there are two views.
+
+        Raises:
+            ValueError: If there are not.
+        """
+        if not isinstance(inputs, (list, tuple)) or len(inputs) < 2:
+            num = len(inputs) if isinstance(inputs, (list, tuple)) else 1
+            raise ValueError(
+                f'{type(self.host).__name__} learns from two views of every image, but the batch has {num}: the '
+                "pipeline's MultiView makes them."
+            )
+        super().check_batch(inputs, targets)
+
 
 @register_readout('mmpretrain.models.selfsup.byol.BYOL', 'mmpretrain.models.selfsup.mocov3.MoCoV3')
 class MomentumReadout(ViewsReadout):
@@ -170,7 +197,12 @@ class MomentumReadout(ViewsReadout):
 
     def __init__(self, host: nn.Module, num_modules: int) -> None:
         super().__init__(host, num_modules)
-        self._name, self._copy = next((n, c) for n, c in host.named_children() if isinstance(c, BaseAveragedModel))
+        copies = [(name, child) for name, child in host.named_children() if isinstance(child, BaseAveragedModel)]
+        if len(copies) != 1:
+            raise ValueError(f'{type(host).__name__} has {len(copies)} momentum copies of its network, not one.')
+        ((self._name, self._copy),) = copies
+        own = self._copy.avg_parameters  # nothing reads the copies of auxiliaries
+        self._copy.avg_parameters = {name: p for name, p in own.items() if f'.{AUXILIARIES}' not in name}
         self._targets = ExitStack()
 
     def open_batch(self, inputs: Any, targets: Any) -> None:
@@ -178,8 +210,13 @@ class MomentumReadout(ViewsReadout):
         self._targets.close()
         with torch.no_grad():
             self._copy.update_parameters(nn.Sequential(self.host.backbone, self.host.neck))
-            made = {id(view): self._copy(view) for view in inputs}
-        for method, stand_in in (('update_parameters', lambda _: None), ('forward', lambda view: made[id(view)])):
+            made = {id(view): self._copy(view) for view in inputs[:2]}
+        run = self._copy.forward
+
+        def target(view: Tensor) -> Any:
+            return made[id(view)] if id(view) in made else run(view)
+
+        for method, stand_in in (('update_parameters', lambda _: None), ('forward', target)):
             self._targets.enter_context(standing_in(self.host, f'{self._name}.{method}', stand_in))
         super().open_batch(inputs, targets)
 

@@ -10,6 +10,7 @@ from mmpretrain.structures import DataSample
 
 from man_mm import localize
 from man_mm.analysis.audit import audit_step
+from man_mm.analysis.batches import synthetic_batch
 from man_mm.analysis.step import TrainStep
 from man_mm.plain_checkpoint import plain_weights
 
@@ -134,6 +135,27 @@ def test_two_views_go_through_the_backbone_at_once():
     local.model.backbone.conv1.register_forward_hook(lambda _, args, __: shapes.append(tuple(args[0].shape)))
     local(batch('SimSiam'))
     assert shapes[0] == (6, 3, SIZE, SIZE)
+
+
+def test_what_is_no_pair_of_views_is_refused_and_a_third_one_is_passed_over():
+    _, local = pair('SimSiam')
+    views = batch('SimSiam')
+    with pytest.raises(ValueError, match='SimSiam learns from two views of every image, but the batch has 1'):
+        local({**views, 'inputs': views['inputs'][:1]})
+    two = main_loss(local, views)
+    assert torch.equal(main_loss(local, {**views, 'inputs': [*views['inputs'], views['inputs'][0][:1]]}), two)
+
+
+def test_copies_of_auxiliaries_in_a_momentum_copy_are_not_averaged():
+    _, local = pair('BYOL')
+    averaged = local.model.target_net.avg_parameters
+    assert averaged and not [name for name in averaged if 'auxiliaries' in name]
+
+
+def test_a_batch_without_data_is_refused_for_views_and_made_for_patches():
+    with pytest.raises(ValueError, match=r"model.type='BYOL' learns from views of an image"):
+        synthetic_batch(plain_config('BYOL'), 2, (SIZE, SIZE))
+    assert synthetic_batch(plain_config('MAE'), 2, (SIZE, SIZE))['inputs'][0].shape[-1] == SIZE
 
 
 def test_rules_for_classes_are_refused():

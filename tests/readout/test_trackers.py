@@ -8,6 +8,8 @@ from mmengine.config import Config
 
 from man_mm import localize
 from man_mm.analysis.audit import audit_step
+from man_mm.analysis.features import unit_names
+from man_mm.analysis.planner import make_plan
 from man_mm.analysis.step import TrainStep
 from man_mm.plain_checkpoint import plain_weights
 
@@ -103,6 +105,21 @@ def test_the_two_frames_go_through_the_backbone_at_once():
     local.model.detector.backbone.conv1.register_forward_hook(lambda _, args, __: shapes.append(tuple(args[0].shape)))
     local(batch('QDTrack'))
     assert shapes[0] == (4, 3, 64, 64)
+
+
+def test_a_frozen_detector_is_refused():
+    cfg = plain_config('QDTrack')
+    cfg.model.freeze_detector = True
+    with pytest.raises(ValueError, match=r'QDTrack has frozen all of its LocalBackbone \(freeze_detector=True'):
+        TrainStep(localize(cfg, 3))
+
+
+def test_a_plan_is_made_of_a_tracker_that_trains_on_images():
+    cfg = localize(plain_config('ByteTrack'), 3)
+    cfg.train_dataloader = dict(batch_size=2)
+    plan = make_plan(cfg, '1GiB', (64, 64))
+    assert plan.cfg.model.detector.backbone.num_modules == 1 and plan.chosen.peak_bytes > 0
+    assert unit_names(TrainStep(cfg).model)[0] == 'stem'
 
 
 def test_lean_recomputes_the_heads_of_the_detector():

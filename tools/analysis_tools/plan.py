@@ -117,7 +117,7 @@ def show_batches(cfg: Config, args: argparse.Namespace) -> None:
     rows: list[Largest] = []
     for row in largest_batches(cfg, budgets, args.size, args.device, _progress()):
         rows.append(row)
-        size = args.size or cfg.model[local_attribute(cfg)].probe_size
+        size = args.size or cfg[f'model.{local_attribute(cfg)}.probe_size']
         write_json(args, size=size, rows=batches_as_json(rows))
     _console().print(batches_as_table(rows))
 

@@ -13,7 +13,7 @@ from man_mm.analysis.module_rows import ModuleRow, module_rows
 from man_mm.analysis.planner import carry_out_plan
 from man_mm.analysis.step import build_model
 from man_mm.local import find_local_backbone
-from man_mm.readout import build_readout
+from man_mm.readout import Readout, build_readout, readout_of
 from man_mm.runs.compat import read_config
 
 
@@ -56,7 +56,7 @@ def main() -> None:
         cfg, _ = carry_out_plan(cfg)
         model = build_model(cfg)
         backbone = find_local_backbone(model)
-        if backbone.num_modules > 1:
+        if backbone.num_modules > 1 and readout_of(cfg) is not Readout:
             backbone.unread = build_readout(model, backbone.num_modules).unread_taps(backbone)
     except ValueError as error:
         sys.exit(f'{args.config}: {error}')

@@ -3,6 +3,8 @@
 import copy
 import gc
 from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from mmengine.config import Config
@@ -10,7 +12,7 @@ from torch import nn
 
 from ...keys import legal_keys, type_name
 from ...local import LocalBackbone, find_local_backbone
-from ...local.names import BACKBONES, NO_HEADS
+from ...local.names import BACKBONES, NO_HEADS, backbone_path, holder_path
 from ..batches import synthetic_batch
 from ..cost import step_cost
 from ..estimate import FakeTrainStep
@@ -33,7 +35,7 @@ class Planner:
     @property
     def net(self) -> Any:
         """Config of the LocalBackbone."""
-        return self.cfg.model[self.attribute]
+        return _at(self.cfg, self.attribute)
 
     def budget(self, budget: Any) -> int:
         if budget is not None:
@@ -62,7 +64,8 @@ class Planner:
         self.max_modules = _trained_units(backbone)
         inner = self.net.backbone
         self.can_recompute_blocks = 'with_cp' in legal_keys(type(backbone.backbone)) and 'with_cp' not in inner
-        self.functions[False] = list(_functions(whole))
+        path = holder_path(whole._modules)
+        self.functions[False] = list(_functions(whole.get_submodule('.'.join(path)), ''.join(f'{p}.' for p in path)))
         if self.max_modules > 1:
             cut = FakeTrainStep(self.config(Setting(2)), device).model
             self.functions[True] = [*self.functions[False], *_auxiliary_functions(cut, self.attribute)]
@@ -93,7 +96,7 @@ class Planner:
         """The config with a setting in it, and no plan."""
         cfg = copy.deepcopy(self.cfg)
         cfg.pop('plan', None)
-        net = cfg.model[self.attribute]
+        net = _at(cfg, self.attribute)
         net.num_modules = setting.num_modules
         if setting.partition is not None:
             net.partition = setting.partition
@@ -121,12 +124,15 @@ class Planner:
 
 
 def local_attribute(cfg: Config) -> str | None:
-    """The attribute of a config's model that is a LocalBackbone, if there is one."""
-    for name in BACKBONES:
-        net = cfg.model.get(name)
-        if isinstance(net, dict) and type_name(net.get('type')) == LocalBackbone.__name__:
-            return name
-    return None
+    """The dotted keys from a config's model to its LocalBackbone, if there is one, e.g. `backbone`."""
+    path = backbone_path(cfg.model) or ()
+    net = reduce(getitem, path, cfg.model)
+    is_local = isinstance(net, dict) and type_name(net.get('type')) == LocalBackbone.__name__
+    return '.'.join(path) if is_local else None
+
+
+def _at(cfg: Config, attribute: str) -> Any:
+    return reduce(getitem, attribute.split('.'), cfg.model)
 
 
 def _attribute_of(cfg: Config) -> str:

@@ -19,6 +19,11 @@ def refuse_dependence(host: nn.Module, backbone: LocalBackbone, optim_wrapper: O
     if not optim_wrapper.serves(host):
         raise ValueError("custom_hooks lacks dict(type='man_mm.FeatureBankHook'), or has it after man_mm.PipelineHook.")
     readout = build_readout(host, backbone.num_modules)
+    if readout.task_type.num_calls > 1 or readout.task_type.extract.startswith('backbone.'):
+        raise ValueError(
+            f'model.type={type(host).__name__} makes the images of its backbone itself, of several views or frames, '
+            f'which no process {WHERE} but the last one does: train it without man_mm.LocalPipeline.'
+        )
     shared = {p for auxiliary in backbone.auxiliaries for p in readout.shared_parameters(auxiliary)}
     if shared:
         names = [name for name, p in host.named_parameters() if p in shared]
