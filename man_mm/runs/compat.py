@@ -24,7 +24,7 @@ def read_config(path: str) -> Config:
             MMagic is not installed: says how to install it.
     """
     try:
-        return _read_installed(path) if '::' in path else Config.fromfile(path)
+        cfg = _read_installed(path) if '::' in path else Config.fromfile(path)
     except (AssertionError, OSError) as error:  # MMEngine's, of a name that it does not know
         sys.exit(f'{path}: {error}')
     except ModuleNotFoundError as error:
@@ -34,6 +34,11 @@ def read_config(path: str) -> Config:
             f'{path} is a config for super-resolution, which needs MMagic: '
             'pip install -r requirements/sr.txt -c requirements/constraints.txt'
         )
+    for key, loader in cfg.items():
+        collate = loader.get('collate_fn') if key.endswith('_dataloader') and isinstance(loader, dict) else None
+        if isinstance(collate, dict):
+            collate.pop('_scope_', None)  # of a base by its library's name; MMEngine hands it to the function
+    return cfg
 
 
 def _read_installed(name: str) -> Config:

@@ -64,3 +64,9 @@ def test_more_processes_than_gpus_are_refused_in_words(monkeypatch):
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
     with pytest.raises(SystemExit, match=r"2 processes on this machine, which has 1 GPU.*CUDA_VISIBLE_DEVICES=''"):
         prepare_cpu_processes(Config(dict(launcher='pytorch')))
+
+
+def test_a_collate_function_of_an_installed_base_is_not_handed_the_name_of_its_library(tmp_path):
+    (tmp_path / 'own.py').write_text("_base_ = 'mmpretrain::simsiam/simsiam_resnet50_8xb32-coslr-100e_in1k.py'\n")
+    for path in ('mmpretrain::simsiam/simsiam_resnet50_8xb32-coslr-100e_in1k.py', str(tmp_path / 'own.py')):
+        assert read_config(path).train_dataloader.collate_fn == dict(type='default_collate')
