@@ -32,6 +32,8 @@ def small_config(name):
     net = wrapped(small)
     if net.type == 'man_mm.LocalBackbone':
         net.num_modules = min(net.num_modules, MODULES)
+        if not isinstance(net.get('partition', ''), str):
+            net.partition = net.partition[: net.num_modules - 1]
     for key in ('optim_wrapper', 'custom_hooks'):
         if cfg.get(key) is not None:
             small[key] = cfg[key]
