@@ -5,13 +5,12 @@ import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from functools import reduce
-from operator import getitem
 from typing import Any
 
 from mmengine.config import Config
 
 from .keys import type_name
-from .local.names import BACKBONES, backbone_path
+from .local.names import BACKBONES, at_path, backbone_path
 
 __all__ = ['enable_amp', 'local_learning', 'lost_keys', 'own_wrapper']
 
@@ -73,7 +72,7 @@ def local_learning(
             f'local learning: the base, with keys {sorted(base)}, has neither {names}. Inherit from a '
             'whole config of a model, or write the four keys out: see docs/get_started.md.'
         )
-    backbone = reduce(getitem, path, model)
+    backbone = at_path(model, path)
     name = '.'.join(path)
     if type_name(backbone.get('type')) == 'LocalBackbone':
         raise ValueError(

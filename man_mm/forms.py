@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import getitem
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from torch import nn
 
 from .light_parts import LIGHT, light_parts
 from .local import find_local_backbone
-from .local.names import NO_HEADS, backbone_path, holder_path
+from .local.names import NO_HEADS, at_path, backbone_path, holder_path
 from .readout import build_readout, holder_of, readout_of
 
 __all__ = ['Form', 'forms', 'model_that_trains', 'recomputed_functions']
@@ -68,7 +66,7 @@ def _detectors(cfg: Config, lean: bool) -> list[Form]:
 
 def _holder(cfg: Config) -> Any:
     """Config of what has backbone, neck and heads: the model, or the detector in a tracker."""
-    return reduce(getitem, holder_path(cfg.model), cfg.model)
+    return at_path(cfg.model, holder_path(cfg.model))
 
 
 def _classifiers(cfg: Config, lean: bool) -> list[Form]:
@@ -158,7 +156,7 @@ def model_that_trains(cfg: Config, num_modules: int) -> Any:
         backbone = find_local_backbone(host)
         if backbone.num_modules > 1:
             readout.check(backbone.auxiliaries[0])
-            net = reduce(getitem, backbone_path(cfg.model) or (), cfg.model)
+            net = at_path(cfg.model, backbone_path(cfg.model) or ())
             if (net.get('auxiliary') or {}).get('bank_vectors') and not any(
                 auxiliary.reads_pooled for auxiliary in backbone.auxiliaries
             ):

@@ -13,8 +13,7 @@ def batch_of(entry: dict[str, Any], num: int = 2) -> dict[str, Any] | None:
 
     Keys of an entry: `size` in px; `kind` of model where it is no detector, classifier or restorer; `masks=False`,
     `sem`, `text`, `proposals`: what a detector's samples have; `grey`, `multilabel`, `views`, `mask` (patches a side);
-    `scale`, `frames`,
-    `centre` (one frame is the target).
+    `scale`, `frames`, `centre` (one frame is the target).
     """
     make = {'mmdet': _detection, 'mmpretrain': _classification, 'mmagic': _restoration}[entry['lib']]
     return make(entry, int(entry.get('num', num)))

@@ -3,15 +3,13 @@
 import importlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
 from man_mm.keys import type_name
-from man_mm.local.names import backbone_path
+from man_mm.local.names import at_path, backbone_path
 from man_mm.runs.compat import read_config
 
 __all__ = ['lookup']
@@ -67,7 +65,7 @@ def _root(lib: str) -> Path:
 def _kinds(cfg: Config) -> tuple[str, str]:
     """Types of a config's model and of its backbone."""
     path = backbone_path(cfg.model)
-    backbone = reduce(getitem, path, cfg.model).get('type') if path else None
+    backbone = at_path(cfg.model, path).get('type') if path else None
     return type_name(cfg.model.get('type')), type_name(backbone)
 
 

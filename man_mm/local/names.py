@@ -1,10 +1,21 @@
 """Names that models, checkpoints and this package agree on."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import getitem
 from typing import Any
 
-__all__ = ['AUXILIARIES', 'BACKBONES', 'INNER', 'NO_HEADS', 'backbone_path', 'holder_path', 'is_auxiliary_key']
+__all__ = [
+    'AUXILIARIES',
+    'BACKBONES',
+    'INNER',
+    'NO_HEADS',
+    'at_path',
+    'backbone_path',
+    'holder_path',
+    'is_auxiliary_key',
+]
 
 BACKBONES = ('backbone', 'generator')
 """Names under which models hold the network that a `LocalBackbone` wraps; the second one is MMagic's."""
@@ -38,7 +49,11 @@ def holder_path(parts: Mapping[str, Any]) -> tuple[str, ...]:
 
 def backbone_path(model: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Keys from the config of a model to that of its backbone; None where it has none."""
-    path, parts = holder_path(model), model
-    for name in path:
-        parts = parts[name]
+    path = holder_path(model)
+    parts = at_path(model, path)
     return next(((*path, name) for name in BACKBONES if name in parts), None)
+
+
+def at_path(model: Mapping[str, Any], path: Iterable[str]) -> Any:
+    """What the config of a model has at the end of such a path."""
+    return reduce(getitem, path, model)

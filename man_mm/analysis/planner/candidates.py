@@ -3,8 +3,6 @@
 import copy
 import gc
 from collections.abc import Callable, Iterator
-from functools import reduce
-from operator import getitem
 from typing import Any
 
 from mmengine.config import Config
@@ -12,7 +10,7 @@ from torch import nn
 
 from ...keys import legal_keys, type_name
 from ...local import LocalBackbone, find_local_backbone
-from ...local.names import BACKBONES, NO_HEADS, backbone_path, holder_path
+from ...local.names import BACKBONES, NO_HEADS, at_path, backbone_path, holder_path
 from ..batches import synthetic_batch
 from ..cost import step_cost
 from ..estimate import FakeTrainStep
@@ -35,7 +33,7 @@ class Planner:
     @property
     def net(self) -> Any:
         """Config of the LocalBackbone."""
-        return _at(self.cfg, self.attribute)
+        return at_path(self.cfg.model, self.attribute.split('.'))
 
     def budget(self, budget: Any) -> int:
         if budget is not None:
@@ -96,7 +94,7 @@ class Planner:
         """The config with a setting in it, and no plan."""
         cfg = copy.deepcopy(self.cfg)
         cfg.pop('plan', None)
-        net = _at(cfg, self.attribute)
+        net = at_path(cfg.model, self.attribute.split('.'))
         net.num_modules = setting.num_modules
         if setting.partition is not None:
             net.partition = setting.partition
@@ -126,13 +124,9 @@ class Planner:
 def local_attribute(cfg: Config) -> str | None:
     """The dotted keys from a config's model to its LocalBackbone, if there is one, e.g. `backbone`."""
     path = backbone_path(cfg.model) or ()
-    net = reduce(getitem, path, cfg.model)
+    net = at_path(cfg.model, path)
     is_local = isinstance(net, dict) and type_name(net.get('type')) == LocalBackbone.__name__
     return '.'.join(path) if is_local else None
-
-
-def _at(cfg: Config, attribute: str) -> Any:
-    return reduce(getitem, attribute.split('.'), cfg.model)
 
 
 def _attribute_of(cfg: Config) -> str:
